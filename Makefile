@@ -1,0 +1,47 @@
+# make demo   the main job: plain SGD beside SAM, ASAM and SAME on noisy digits; ends with a table and an HTML report
+# make test   the tests
+# make lint   style, format and types
+# make docs   the documentation, into docs/_build/html
+#
+# All of them first make an environment in .venv, once. To change that:
+#   make test VENV="$VIRTUAL_ENV"     use an environment that you have; a torch (2.11 or newer) in it is kept
+#   make test PYTHON=python3.12       make .venv with another Python (3.11 or newer)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/flatminima-ready
+STUDY ?= sgd_vs_sam
+PRESET ?= quick
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint docs clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+demo: $(READY)
+	$(BIN)/flatminima run $(STUDY) --preset $(PRESET)
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 -q
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(READY)
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -e '.[docs]' || $(BIN)/python -m pip install -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+# uv installs in parallel, in about half the time; where it can't be had, pip does the same.
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
+		&& $(BIN)/python -m uv pip install --quiet --python $(BIN)/python -e '.[lab,dev]' \
+		|| $(BIN)/python -m pip install --disable-pip-version-check -e '.[lab,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) docs/_build .pytest_cache .ruff_cache
