@@ -32,14 +32,15 @@ lint: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: $(READY)
-	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -e '.[docs]' || $(BIN)/python -m pip install -e '.[docs]'
+	$(BIN)/python -m uv pip install --quiet --system-certs --python $(BIN)/python -e '.[docs]' || $(BIN)/python -m pip install -e '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-# uv installs in parallel, in about half the time; where it can't be had, pip does the same.
+# uv installs in parallel, in a third of the time; where it can't be had, pip does the same.
+# The certificates are the system's, as with pip, for those who sit behind a proxy of their own.
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-		&& $(BIN)/python -m uv pip install --quiet --python $(BIN)/python -e '.[lab,dev]' \
+		&& $(BIN)/python -m uv pip install --quiet --system-certs --python $(BIN)/python -e '.[lab,dev]' \
 		|| $(BIN)/python -m pip install --disable-pip-version-check -e '.[lab,dev]'
 	@touch $@
 
