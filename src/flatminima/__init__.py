@@ -1,0 +1,135 @@
+"""Sharpness-Aware Minimization for PyTorch: a library to train flat minima, and a laboratory to see
+how flat they are.
+
+    sharp = flatminima.SharpnessAware(model, flatminima.sam(rho=0.05))
+    loss = sharp.backward(loss_fn, x, y)      # was: loss = loss_fn(x, y); loss.backward()
+
+The names are loaded when they are first used, so that reading a report loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flatminima import landscape, observe, perturb, regions, schedule, sharpness
+    from flatminima.engine.backward import SharpnessAware
+    from flatminima.objective import Objective
+    from flatminima.regions import Region
+    from flatminima.rules.rule import HERE, Ask, Conversation, Look, Probe, Rule
+    from flatminima.rules.schedule import periodic, while_large, window, with_probability
+    from flatminima.rules.zoo import (
+        asam,
+        clipped,
+        gradient_norm_penalty,
+        gsam,
+        hybrid,
+        legacy_ckpt14,
+        legacy_hybrid,
+        multi_step,
+        perturbed_direction,
+        perturbed_magnitude,
+        previous_batch,
+        random_perturbation,
+        sam,
+        same,
+        saner,
+        usam,
+        wsam,
+    )
+    from flatminima.vector import Vector
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "engine.backward": ("SharpnessAware",),
+    "vector": ("Vector",),
+    "objective": ("Objective",),
+    "regions": ("Region",),
+    "rules.rule": ("HERE", "Ask", "Conversation", "Look", "Probe", "Rule"),
+    "rules.schedule": ("periodic", "while_large", "window", "with_probability"),
+    "rules.zoo": (
+        "asam",
+        "clipped",
+        "gradient_norm_penalty",
+        "gsam",
+        "hybrid",
+        "legacy_ckpt14",
+        "legacy_hybrid",
+        "multi_step",
+        "perturbed_direction",
+        "perturbed_magnitude",
+        "previous_batch",
+        "random_perturbation",
+        "sam",
+        "same",
+        "saner",
+        "usam",
+        "wsam",
+    ),
+}
+_MODULES = {
+    "landscape": "landscape",
+    "observe": "engine.observe",
+    "perturb": "perturb",
+    "regions": "regions",
+    "schedule": "rules.schedule",
+    "sharpness": "sharpness",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "HERE",
+    "Ask",
+    "Conversation",
+    "Look",
+    "Objective",
+    "Probe",
+    "Region",
+    "Rule",
+    "SharpnessAware",
+    "Vector",
+    "asam",
+    "clipped",
+    "gradient_norm_penalty",
+    "gsam",
+    "hybrid",
+    "landscape",
+    "legacy_ckpt14",
+    "legacy_hybrid",
+    "multi_step",
+    "observe",
+    "periodic",
+    "perturb",
+    "perturbed_direction",
+    "perturbed_magnitude",
+    "previous_batch",
+    "random_perturbation",
+    "regions",
+    "sam",
+    "same",
+    "saner",
+    "schedule",
+    "sharpness",
+    "usam",
+    "while_large",
+    "window",
+    "with_probability",
+    "wsam",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+    if name in _MODULES:
+        value = import_module(f"flatminima.{_MODULES[name]}")
+    elif name in _HOME:
+        value = getattr(import_module(f"flatminima.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"flatminima has no name {name!r}; its names are {', '.join(__all__)}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

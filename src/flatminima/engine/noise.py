@@ -1,0 +1,67 @@
+"""Random state of a step: equal dropout masks in every pass, or fresh ones, and the same state
+afterwards either way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Noise"]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The state of torch's random generators, on the CPU and on the devices of the parameters.
+
+    Example:
+        >>> noise = Noise.now([])
+        >>> one = torch.rand(2)
+        >>> with noise.again():
+        ...     two = torch.rand(2)
+        >>> torch.equal(one, two)
+        True
+    """
+
+    cpu: torch.Tensor
+    cuda: dict[torch.device, torch.Tensor]
+
+    @staticmethod
+    def now(devices: Iterable[torch.device]) -> Noise:
+        """The state as it is now."""
+        cuda = {
+            device: torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"
+        }
+        return Noise(torch.get_rng_state(), cuda)
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Draw the same numbers as after `now`, and leave no trace of it."""
+        after = Noise.now(self.cuda)
+        self._set()
+        try:
+            yield
+        finally:
+            after._set()
+
+    @contextmanager
+    def afresh(self, generator: torch.Generator) -> Iterator[None]:
+        """Draw other numbers, seeded by `generator`, and leave no trace of it on torch's own
+        generators."""
+        after = Noise.now(self.cuda)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        torch.default_generator.manual_seed(seed)
+        for device in self.cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        try:
+            yield
+        finally:
+            after._set()
+
+    def _set(self) -> None:
+        torch.set_rng_state(self.cpu)
+        for device, state in self.cuda.items():
+            torch.cuda.set_rng_state(state, device)

@@ -1,0 +1,94 @@
+"""Which parameters a step is about, and the radius that each parameter's group sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from flatminima.rules.rule import Length, check_radius
+
+__all__ = ["Parameters", "Target"]
+
+Target: TypeAlias = nn.Module | Iterable[Tensor] | Iterable[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The parameters in order, and for each the radius of its group: `None` where the group sets
+    none.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> Parameters.of([{"params": [layer.weight]}, {"params": [layer.bias], "rho": 0.0}]).radii
+        (None, 0.0)
+    """
+
+    tensors: tuple[Tensor, ...]
+    radii: tuple[Length | None, ...]
+
+    @staticmethod
+    def of(target: Target) -> Parameters:
+        """The parameters of a model, of a list of tensors, or of groups as `torch.optim` takes
+        them.
+
+        Args:
+            target: A module; tensors; or dictionaries with `params` and, if the group is to have a
+                radius of its own, `rho`: a number, a 0-d tensor or a schedule; 0 leaves the group
+                out of the perturbation.
+
+        Returns:
+            The parameters.
+
+        Raises:
+            TypeError: If something else is handed over.
+            ValueError: If there is no trainable parameter, or one appears twice.
+        """
+        items = list(target.parameters() if isinstance(target, nn.Module) else target)
+        tensors: list[Tensor] = []
+        radii: list[Length | None] = []
+        for group in (item if isinstance(item, Mapping) else {"params": [item]} for item in items):
+            members = _members(group)
+            tensors.extend(members)
+            radii.extend([_radius(group)] * len(members))
+        _check(tensors)
+        return Parameters(tuple(tensors), tuple(radii))
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def trainable(self) -> list[Tensor]:
+        """Those that want a gradient now."""
+        return [tensor for tensor in self.tensors if tensor.requires_grad]
+
+
+def _members(group: Mapping[str, Any]) -> list[Tensor]:
+    if "params" not in group:
+        raise ValueError(f"a parameter group must have 'params', got the keys {sorted(group)}")
+    params = group["params"]
+    return [params] if isinstance(params, Tensor) else list(params)
+
+
+def _radius(group: Mapping[str, Any]) -> Length | None:
+    rho: Length | None = group.get("rho")
+    if rho is not None:
+        check_radius(rho)
+    return rho
+
+
+def _check(tensors: list[Tensor]) -> None:
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"parameters must be a module, tensors, or groups of tensors, got {type(tensor).__name__}"
+            )
+    if len({id(tensor) for tensor in tensors}) < len(tensors):
+        raise ValueError("parameters must be distinct, got one of them twice")
+    if not any(tensor.requires_grad for tensor in tensors):
+        found = f"{len(tensors)} frozen ones" if tensors else "none at all"
+        raise ValueError(
+            f"parameters must include a trainable one, got {found}; set requires_grad on some"
+        )

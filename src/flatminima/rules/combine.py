@@ -1,0 +1,134 @@
+"""What to do with what was seen: directions made of the current gradient `g` and the perturbed one
+`p`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+
+from flatminima import regions
+from flatminima.regions import Region
+from flatminima.vector import Vector
+
+__all__ = [
+    "clipped",
+    "lerp",
+    "perturbed_direction",
+    "perturbed_magnitude",
+    "regionwise",
+    "rescaled_by_region",
+    "surrogate_gap",
+]
+
+
+def lerp(g: Vector, p: Vector, *, a: float) -> Vector:
+    """The point of the line from `g` to `p`.
+
+        d = (1 - a) g + a p
+
+    Args:
+        g: The current gradient.
+        p: The perturbed gradient.
+        a: How far along: 0 is plain descent, 1 is SAM, more extrapolates.
+
+    Returns:
+        The direction.
+
+    Example:
+        >>> lerp(Vector([torch.tensor([0.0])]), Vector([torch.tensor([2.0])]), a=1.5).parts[0]
+        tensor([3.])
+    """
+    return (1.0 - a) * g + a * p
+
+
+def surrogate_gap(g: Vector, p: Vector, *, alpha: float) -> Vector:
+    """Descend the perturbed loss, and climb what of the current gradient does not change it (GSAM).
+
+        d = p - alpha (g - <g, p> / ||p||^2 p)
+
+    Args:
+        g: The current gradient.
+        p: The perturbed gradient.
+        alpha: The weight of the part of `g` that is orthogonal to `p`.
+
+    Returns:
+        The direction.
+
+    Source: Zhuang et al. 2022, arXiv:2203.08065, section 4.
+
+    Example:
+        >>> g, p = Vector([torch.tensor([1.0, 1.0])]), Vector([torch.tensor([2.0, 0.0])])
+        >>> surrogate_gap(g, p, alpha=0.5).parts[0]
+        tensor([ 2.0000, -0.5000])
+    """
+    return p - alpha * (g - g.onto(p))
+
+
+def perturbed_magnitude(g: Vector, p: Vector) -> Vector:
+    """The size of the perturbed gradient with the sign of the current one, coordinate by
+    coordinate.
+
+        d = |p| sign(g)
+
+    Example:
+        >>> perturbed_magnitude(Vector([torch.tensor([-1.0])]),
+        Vector([torch.tensor([3.0])])).parts[0] tensor([-3.])
+    """
+    return g.map(lambda current, seen: seen.abs() * current.sign(), p)
+
+
+def perturbed_direction(g: Vector, p: Vector) -> Vector:
+    """The sign of the perturbed gradient with the size of the current one, coordinate by
+    coordinate.
+
+        d = sign(p) |g|
+
+    Example:
+        >>> perturbed_direction(Vector([torch.tensor([-1.0])]),
+        Vector([torch.tensor([3.0])])).parts[0] tensor([1.])
+    """
+    return g.map(lambda current, seen: current.abs() * seen.sign(), p)
+
+
+def clipped(g: Vector, p: Vector, *, times: float) -> Vector:
+    """The perturbed gradient, each coordinate limited to a multiple of the current one's size.
+
+        d = sign(p) min(|p|, times |g|)
+
+    Example:
+        >>> clipped(Vector([torch.tensor([2.0, 2.0])]), Vector([torch.tensor([-9.0, 1.0])]),
+        times=3.0).parts[0] tensor([-6.,  1.])
+    """
+    return g.map(lambda current, seen: seen.clamp(-times * current.abs(), times * current.abs()), p)
+
+
+def regionwise(g: Vector, p: Vector, *, chosen: Collection[Region]) -> Vector:
+    """The perturbed gradient in the chosen regions, the current one elsewhere.
+
+        d = p on the chosen regions, g elsewhere
+
+    Example:
+        >>> g, p = Vector([torch.tensor([1.0, 1.0])]), Vector([torch.tensor([2.0, -2.0])])
+        >>> regionwise(g, p, chosen={Region.STEEPER}).parts[0]
+        tensor([2., 1.])
+    """
+    return regions.where(g, p, chosen, p, g)
+
+
+def rescaled_by_region(g: Vector, p: Vector, *, factor: Mapping[Region, float]) -> Vector:
+    """The perturbed gradient, times a factor by region; 1 where a region is not named.
+
+        d = factor[region] p
+
+    Example:
+        >>> g, p = Vector([torch.tensor([1.0, 1.0])]), Vector([torch.tensor([2.0, 0.5])])
+        >>> rescaled_by_region(g, p, factor={Region.GENTLER: 0.5}).parts[0]
+        tensor([2.0000, 0.2500])
+    """
+    return p * regions.factors(g, p, factor)
+
+
+def legacy_regionwise(g: Vector, p: Vector, *, chosen: Collection[Region]) -> Vector:
+    """`regionwise` with the published masks, boundary cases included (`regions.legacy_mask`)."""
+    return g.map(lambda a, b: torch.where(regions.legacy_mask(a, b, chosen), b, a), p)

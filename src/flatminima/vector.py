@@ -1,0 +1,377 @@
+"""Parameter-shaped vectors with arithmetic, so that formulas read as they do in the papers.
+
+A `Vector` holds one tensor per parameter. Weights, gradients, displacements and eigenvectors are
+all this, and `p - alpha * (g - g.onto(p))` is code. Two conventions carry the rest of the library:
+
+- A part may be `None`: zero there, at no cost in memory, and "no gradient" where torch would say
+  so.
+- A multiple of a vector stays a multiple until somebody reads its parts, so that `rho / norm * g`
+  allocates nothing, and a multiple by exactly 0 is exactly 0 even where the vector is not finite:
+  what is not used cannot contaminate.
+
+Norms and dot products are accumulated in float32 at least, on the device, without asking the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias, Union
+
+import torch
+from torch import Tensor
+
+__all__ = ["Part", "Scale", "Vector"]
+
+Part: TypeAlias = Tensor | None
+Scale: TypeAlias = Union[float, Tensor, "tuple[float | Tensor, ...]"]
+
+
+class Vector:
+    """One tensor per parameter, with the arithmetic of a vector.
+
+        a * u + b * v,   u * v (coordinate by coordinate),   <u, v>,   ||u||_p
+
+    Args:
+        parts: One tensor per parameter, of any shapes; `None` stands for zero ("no gradient").
+
+    Vectors that meet in an expression must have as many parts as each other, and parts of the same
+    shapes. The tensors are neither copied nor changed: every operation returns a new vector.
+
+    Raises:
+        TypeError: If a part is neither a tensor nor `None`.
+
+    Cost: one pass over the coordinates for each operation; a multiple by a number costs nothing.
+
+    Example:
+        >>> g = Vector([torch.tensor([3.0, 0.0]), torch.tensor([4.0])])
+        >>> g.norm()
+        tensor(5.)
+        >>> (0.1 / g.norm() * g).parts[1]
+        tensor([0.0800])
+    """
+
+    __slots__ = ("_base", "_norm", "_scale")
+
+    def __init__(self, parts: Iterable[Part]) -> None:
+        self._base: tuple[Part, ...] = tuple(parts)
+        self._scale: Scale | None = None
+        self._norm: Tensor | None = None
+        for part in self._base:
+            if part is not None and not isinstance(part, Tensor):
+                raise TypeError(
+                    f"parts must be tensors or None, got {type(part).__name__}; "
+                    "wrap numbers in torch.tensor"
+                )
+
+    # ------------------------------------------------------------------------------- looking inside
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The tensors, one per parameter; `None` where the vector is zero by construction."""
+        if self._scale is not None:
+            pairs = zip(self._base, self._scales(), strict=True)
+            self._base = tuple(
+                None if part is None else _multiple(part, scale) for part, scale in pairs
+            )
+            self._scale = None
+        return self._base
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The parts that are there, without the `None`s."""
+        return [part for part in self.parts if part is not None]
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self.parts)
+
+    def __repr__(self) -> str:
+        there = [part for part in self._base if part is not None]
+        size = sum(part.numel() for part in there)
+        kinds = ", ".join(
+            sorted({f"{str(part.dtype).removeprefix('torch.')}, {part.device}" for part in there})
+        )
+        absent = f", {len(self) - len(there)} absent" if len(there) < len(self) else ""
+        return f"Vector({len(self)} parts, {size:,} coordinates{absent}; {kinds or 'empty'})"
+
+    # ----------------------------------------------------------------------------------- arithmetic
+
+    def __neg__(self) -> Vector:
+        return self * -1.0
+
+    def __add__(self, other: Vector) -> Vector:
+        return self._joined(other, 1.0)
+
+    def __sub__(self, other: Vector) -> Vector:
+        return self._joined(other, -1.0)
+
+    def __mul__(self, factor: Vector | Scale) -> Vector:
+        if isinstance(factor, Vector):
+            pairs = zip(self.parts, self._matching(factor).parts, strict=True)
+            return Vector(None if a is None or b is None else a * b for a, b in pairs)
+        result = Vector(())
+        result._base = self._base
+        result._scale = self._times(factor)
+        return result
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Vector | float | Tensor) -> Vector:
+        if isinstance(divisor, Vector):
+            pairs = zip(self.parts, self._matching(divisor).parts, strict=True)
+            return Vector(
+                None if a is None else a / (torch.zeros_like(a) if b is None else b)
+                for a, b in pairs
+            )
+        return self * (1.0 / divisor)
+
+    def map(self, function: Callable[..., Tensor], *others: Vector) -> Vector:
+        """Apply `function` to the tensors of each parameter in turn, coordinate functions most of
+        all.
+
+        Args:
+            function: Takes as many tensors as there are vectors; returns one tensor of the same
+                shape.
+            *others: Further vectors. A part that is `None` in some of the vectors arrives as zeros;
+                one that is `None` in all of them stays `None`, and `function` is not called.
+
+        Returns:
+            The vector of the results.
+
+        Example:
+            >>> Vector([torch.tensor([-2.0, 1.0]), None]).map(torch.sign).parts
+            (tensor([-1.,  1.]), None)
+        """
+        rows = zip(self.parts, *(self._matching(other).parts for other in others), strict=True)
+        return Vector(_filled(function, row) for row in rows)
+
+    # ------------------------------------------------------------------------------- inner products
+
+    def dot(self, other: Vector) -> Tensor:
+        """The inner product with `other`: a 0-d tensor, accumulated in float32 at least.
+
+        Example:
+            >>> Vector([torch.tensor([1.0, 2.0])]).dot(Vector([torch.tensor([3.0, 4.0])]))
+            tensor(11.)
+        """
+        # The square of the norm has no second derivative at 0, which the sum of squares has.
+        if other is self and not any(part.requires_grad for part in self.tensors):
+            return self.norm().square()
+        pairs = zip(self.parts, self._matching(other).parts, strict=True)
+        terms = [_dot(a, b) for a, b in pairs if a is not None and b is not None]
+        return _together(terms).sum()
+
+    def norm(self, p: float = 2.0) -> Tensor:
+        """The p-norm over all coordinates together: a 0-d tensor, accumulated in float32 at least.
+
+        Args:
+            p: The order, 1 <= p <= inf.
+
+        Returns:
+            The norm, on the device of the first part; 0 if every part is `None`.
+
+        Example:
+            >>> Vector([torch.tensor([3.0, -4.0])]).norm(float("inf"))
+            tensor(4.)
+        """
+        if p == 2.0 and self._norm is not None:
+            return self._norm
+        if isinstance(self._scale, float | Tensor):
+            size = torch.as_tensor(self._scale, device=self._device()).abs()
+            return torch.where(size == 0, 0.0, size * Vector(self._base).norm(p))
+        norms = [norm for tensors in _by_kind(self.tensors) for norm in _norms(tensors, p)]
+        norm = torch.linalg.vector_norm(_together(norms), p)
+        if p == 2.0:
+            self._norm = norm
+        return norm
+
+    def onto(self, other: Vector) -> Vector:
+        """The projection on the line through `other`: <u, v> / <v, v> v, and 0 if `other` is 0.
+
+        Example:
+            >>> Vector([torch.tensor([1.0, 1.0])]).onto(Vector([torch.tensor([2.0, 0.0])])).parts[0]
+            tensor([1., 0.])
+        """
+        square = other.dot(other)
+        share = torch.where(square == 0, torch.zeros_like(square), self.dot(other) / square)
+        return other * share
+
+    # --------------------------------------------------------------------------------- new from old
+
+    def only(self, keep: Sequence[bool]) -> Vector:
+        """This vector where `keep` is true, one truth value per parameter, and `None` elsewhere.
+
+        Example:
+            >>> Vector([torch.ones(1), torch.ones(1)]).only([True, False]).parts
+            (tensor([1.]), None)
+        """
+        result = Vector(part if kept else None for part, kept in zip(self._base, keep, strict=True))
+        result._scale = self._scale
+        return result
+
+    def clone(self) -> Vector:
+        """The same vector in memory of its own."""
+        return Vector(None if part is None else part.clone() for part in self.parts)
+
+    def detach(self) -> Vector:
+        """The same tensors, cut off from autograd's graph."""
+        return Vector(None if part is None else part.detach() for part in self.parts)
+
+    def zeros_like(self) -> Vector:
+        """A vector of zeros of the same shapes."""
+        return Vector(None if part is None else torch.zeros_like(part) for part in self.parts)
+
+    def randn_like(self, generator: torch.Generator) -> Vector:
+        """Independent standard normal coordinates of the same shapes, the same on every device for
+        one generator.
+
+        Args:
+            generator: A generator on the CPU; the draws are made there, in float32 at least, and
+                moved.
+
+        Returns:
+            The random vector; `None` stays `None`.
+        """
+        return Vector(
+            None
+            if part is None
+            else torch.randn(part.shape, generator=generator, dtype=_wide(part.dtype)).to(part)
+            for part in self.parts
+        )
+
+    # ------------------------------------------------------------------------ how the parts combine
+
+    def _matching(self, other: Vector) -> Vector:
+        if len(other) != len(self):
+            raise ValueError(
+                f"other must have {len(self)} parts like this vector, got {len(other)}; "
+                "build both from the same list of parameters"
+            )
+        return other
+
+    def _device(self) -> torch.device | None:
+        return next((part.device for part in self._base if part is not None), None)
+
+    def _scales(self) -> Sequence[float | Tensor]:
+        if isinstance(self._scale, tuple):
+            return self._scale
+        return [1.0 if self._scale is None else self._scale] * len(self)
+
+    def _times(self, factor: Scale) -> Scale:
+        if self._scale is None:
+            return factor if isinstance(factor, Tensor | tuple) else float(factor)
+        if not isinstance(self._scale, tuple) and not isinstance(factor, tuple):
+            return self._scale * factor
+        factors = factor if isinstance(factor, tuple) else [factor] * len(self)
+        return tuple(a * b for a, b in zip(self._scales(), factors, strict=True))
+
+    def _joined(self, other: Vector, sign: float) -> Vector:
+        scales = [scale if sign == 1.0 else -scale for scale in self._matching(other)._scales()]
+        rows = zip(self.parts, other._base, scales, strict=True)
+        return Vector(_sum(a, b, scale) for a, b, scale in rows)
+
+    def _added_to(self, targets: Sequence[Tensor]) -> None:
+        """Add this vector to `targets` in place, in one pass and without an allocation where there
+        is a scale."""
+        for target, part, scale in zip(targets, self._base, self._scales(), strict=True):
+            if part is not None and not (isinstance(scale, float) and scale == 0.0):
+                _add_multiple(target, part, scale)
+
+    def _is_absent(self, index: int) -> bool:
+        """Whether part `index` is zero by construction, which the host knows without reading a
+        tensor."""
+        scale = self._scales()[index]
+        return self._base[index] is None or (isinstance(scale, float) and scale == 0.0)
+
+
+# ------------------------------------------------------------------ tensors: sums, multiples, norms
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums over `dtype` are accumulated."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _is_narrow(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.float16, torch.bfloat16)
+
+
+def _multiple(part: Tensor, scale: float | Tensor) -> Tensor:
+    """`scale * part`, in float32 for half precision, and exactly 0 where the scale is 0."""
+    if isinstance(scale, float):
+        return torch.zeros_like(part) if scale == 0.0 else part * scale
+    scale = scale.to(part.device)
+    scaled = (
+        (part.to(_wide(part.dtype)) * scale).to(part.dtype) if _is_narrow(part) else part * scale
+    )
+    if (
+        part.device.type == "cpu" and not torch.compiler.is_compiling()
+    ):  # the host may look: mostly nothing to do
+        return scaled if scaled.requires_grad or bool(scale != 0) else torch.zeros_like(part)
+    return torch.where(scale == 0, torch.zeros((), dtype=part.dtype, device=part.device), scaled)
+
+
+def _sum(a: Part, b: Part, scale: float | Tensor) -> Part:
+    """`a + scale * b`, where `None` is zero."""
+    if b is None:
+        return a
+    if a is None:
+        return b if isinstance(scale, float) and scale == 1.0 else _multiple(b, scale)
+    if isinstance(scale, float):
+        return a if scale == 0.0 else torch.add(a, b, alpha=scale)
+    return a + _multiple(b, scale)
+
+
+def _add_multiple(target: Tensor, part: Tensor, scale: float | Tensor) -> None:
+    """`target += scale * part` in place; a scale of 0 leaves `target` bit for bit as it was."""
+    on_host = (
+        isinstance(scale, Tensor) and target.device.type == "cpu" and scale.device.type == "cpu"
+    )
+    if on_host and bool(scale == 0):
+        return
+    if _is_narrow(target):
+        wide = _wide(target.dtype)
+        target.copy_(target.to(wide) + _multiple(part.to(wide), scale))
+    elif isinstance(scale, float):
+        target.add_(part, alpha=scale)
+    elif on_host:
+        target.addcmul_(
+            part, scale.to(target.dtype)
+        )  # one pass: no temporary of the parameter's size
+    else:
+        target.add_(_multiple(part, scale))
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    wide = _wide(a.dtype)
+    return torch.dot(a.reshape(-1).to(wide), b.reshape(-1).to(wide))
+
+
+def _together(terms: Sequence[Tensor]) -> Tensor:
+    """0-d tensors of any devices as one 1-d tensor on the first one's, in the widest dtype among
+    them."""
+    if not terms:
+        return torch.zeros(1)
+    wide = torch.float64 if any(term.dtype == torch.float64 for term in terms) else torch.float32
+    return torch.stack([term.to(terms[0].device, wide) for term in terms])
+
+
+def _by_kind(tensors: list[Tensor]) -> list[list[Tensor]]:
+    """The tensors by device and dtype, as the fused kernels want them."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    return list(kinds.values())
+
+
+def _norms(tensors: list[Tensor], p: float) -> Iterable[Tensor]:
+    return torch._foreach_norm(tensors, p, dtype=_wide(tensors[0].dtype))
+
+
+def _filled(function: Callable[..., Tensor], row: tuple[Part, ...]) -> Part:
+    like = next((part for part in row if part is not None), None)
+    if like is None:
+        return None
+    return function(*(torch.zeros_like(like) if part is None else part for part in row))
