@@ -1,0 +1,82 @@
+"""The shares of the four regions through training, as areas."""
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from flatminima.report.curves import Series, compact, found, seeds
+from flatminima.report.plate import Entry, Panel, Plate
+from flatminima.report.records import Run, Study
+from flatminima.report.style import REGIONS, label_axes, template
+
+__all__ = ["CHANCE", "shares"]
+
+CHANCE = 25  # percent: independent slopes of one symmetric law, by sign and by size
+ROOM = 7  # percent: an area thinner than this has no room for its name
+
+
+def shares(study: Study) -> Plate | None:
+    """The region shares, a panel per method."""
+    curves = {name: found(study, _share(name)) for name in REGIONS}
+    panels = [_panel(dict(zip(curves, same, strict=True))) for same in zip(*curves.values(), strict=True)]
+    if not panels:
+        return None
+    first = curves["steeper"]
+    return Plate(
+        name="regions",
+        title=_largest({name: every[0] for name, every in curves.items()}),
+        caption="Each coordinate of the gradient by its change a step uphill, means over seeds, "
+        f"{seeds(first)}. Dotted: chance, {CHANCE} % each.",
+        panels=panels,
+        legend=[Entry(group=name, label=label, colour=colour) for name, (label, colour) in REGIONS.items()],
+    )
+
+
+def _share(name: str):
+    def curve(run: Run) -> tuple[list[float], list[float]]:
+        kept = [row for row in run.regions if name in row]
+        return [row["epoch"] for row in kept], [100 * row[name] for row in kept]
+
+    return curve
+
+
+def _panel(regions: dict[str, Series]) -> Panel:
+    """The areas of one method."""
+    figure = go.Figure(layout={"template": template(), "hovermode": "x unified"})
+    figure.add_traces([_area(name, one) for name, one in regions.items()])
+    label_axes(figure, "epoch", "share of coordinates (%)")
+    figure.update_yaxes(range=[0, 100], tickvals=[0, 25, 50, 75, 100], showgrid=False)
+    for level in (25, 50, 75):
+        figure.add_hline(y=level, line={"dash": "dot", "width": 1, "color": "rgba(255,255,255,0.75)"})
+    figure.update_xaxes(unifiedhovertitle_text="epoch %{x:.1f}")
+    method = regions["steeper"].method
+    return Panel(figure=figure, title=method.label, method=method.name)
+
+
+def _area(name: str, one: Series) -> go.Scatter:
+    """The mean share of one region, on top of those before it."""
+    label, colour = REGIONS[name]
+    return go.Scatter(
+        x=compact(one.places),
+        y=compact(_mean(one)),
+        stackgroup="shares",
+        mode="lines",
+        line={"width": 0.6, "color": "rgba(255,255,255,0.8)"},
+        fillcolor=colour,
+        name=label,
+        legendgroup=name,
+        hovertemplate="%{y:.1f} %",
+    )
+
+
+def _mean(one: Series) -> NDArray[np.floating]:
+    """The mean over the runs that have a value."""
+    return np.nanmean(one.values, axis=0)
+
+
+def _largest(regions: dict[str, Series]) -> str:
+    """Which region is the largest over the last quarter of training."""
+    late = {name: float(np.mean(_mean(one)[-max(1, len(one.places) // 4) :])) for name, one in regions.items()}
+    name = max(late, key=late.__getitem__)
+    label = regions[name].method.label
+    return f"Under {label}, {late[name]:.0f} % of coordinates end {REGIONS[name][0]} uphill"

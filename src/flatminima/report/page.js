@@ -1,0 +1,172 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const fine = matchMedia("(pointer: fine)").matches;
+  const types = { f4: Float32Array, f8: Float64Array, i1: Int8Array, u1: Uint8Array, i2: Int16Array, u2: Uint16Array, i4: Int32Array, u4: Uint32Array };
+  const hiddenMethods = new Set();
+  let singles = false;
+  let printing = false;
+
+  // Typed arrays arrive as base64; a table of numbers becomes an array of rows.
+  function decode(value) {
+    if (Array.isArray(value)) return value.map(decode);
+    if (value === null || typeof value !== "object") return value;
+    if (value.bdata !== undefined) {
+      const bytes = Uint8Array.from(atob(value.bdata), (letter) => letter.charCodeAt(0));
+      const flat = new types[value.dtype](bytes.buffer);
+      const shape = String(value.shape ?? flat.length).split(",").map(Number);
+      if (shape.length === 1) return flat;
+      return Array.from({ length: shape[0] }, (_, row) => flat.subarray(row * shape[1], (row + 1) * shape[1]));
+    }
+    return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, decode(item)]));
+  }
+
+  const theme = () => data.templates[dark.matches && !printing ? "dark" : "light"];
+  const drawing = (plot) => data.plates[plot.dataset.plate].views[plot.dataset.view][plot.dataset.panel];
+
+  function visible(plot) {
+    const figure = plot.closest("figure");
+    const off = new Set(all(".legend [aria-pressed=false]", figure).map((button) => button.dataset.group));
+    return drawing(plot).data.map((trace) => {
+      const group = trace.legendgroup;
+      return !hiddenMethods.has(group) && !off.has(group) && (!trace.meta?.single || singles);
+    });
+  }
+
+  async function draw(plot) {
+    const panel = drawing(plot);
+    const shown = visible(plot);
+    const traces = decode(panel.data).map((trace, place) => ({ ...trace, visible: shown[place] }));
+    const { height, ...layout } = panel.layout;
+    const plain = panel.layout.scene === undefined;
+    const mode = plain ? { dragmode: fine ? "zoom" : false } : {};
+    await Plotly.newPlot(plot, traces, { ...layout, ...mode, showlegend: false, template: theme() },
+      { displayModeBar: false, responsive: true, scrollZoom: false });
+    plot.dataset.drawn = "true";
+    if (!plain) link(plot);
+  }
+
+  const drawn = () => all(".plot[data-drawn]");
+  const refresh = (plots) => plots.forEach((plot) => Plotly.restyle(plot, { visible: visible(plot) }));
+
+  // Surfaces of one figure turn together.
+  function link(plot) {
+    const turn = (change) => {
+      const camera = change["scene.camera"];
+      if (!camera || plot.dataset.turned) return;
+      for (const other of all(".plot[data-view=deep][data-drawn]", plot.closest("figure"))) {
+        if (other === plot) continue;
+        other.dataset.turned = "true";
+        Plotly.relayout(other, { "scene.camera": camera }).then(() => delete other.dataset.turned);
+      }
+    };
+    plot.on("plotly_relayout", turn);
+    plot.on("plotly_relayouting", turn);
+  }
+
+  function show(figure, view) {
+    all(".views button", figure).forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.view === view)));
+    all(".panels", figure).forEach((panels) => { panels.hidden = panels.dataset.view !== view; });
+    const plots = all(`.plot[data-view=${view}]`, figure);
+    return Promise.all(plots.map((plot) => plot.dataset.drawn ? Plotly.Plots.resize(plot) : draw(plot)));
+  }
+
+  function toggle(button) {
+    const on = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", String(on));
+    return on;
+  }
+
+  function filter(button) {
+    const method = button.dataset.filter;
+    if (toggle(button)) hiddenMethods.delete(method); else hiddenMethods.add(method);
+    all("[data-method]").forEach((part) => { part.hidden = hiddenMethods.has(part.dataset.method); });
+    refresh(drawn());
+  }
+
+  function save(name, href) {
+    const link = document.createElement("a");
+    link.href = href;
+    link.download = name;
+    link.click();
+  }
+  const saveText = (name, text) => {
+    const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+    save(name, url);
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
+  };
+
+  // One SVG per panel, light and with its legend, whatever the page looks like.
+  async function saveSvg(figure) {
+    const view = all(".panels", figure).find((panels) => !panels.hidden);
+    for (const plot of all(".plot", view)) {
+      const panel = drawing(plot);
+      const name = plot.closest(".panel").dataset.method;
+      const heading = plot.closest(".panel").querySelector("h4")?.textContent;
+      const title = data.plates[plot.dataset.plate].title + (heading ? ` (${heading})` : "");
+      const shown = visible(plot);
+      const traces = decode(panel.data).map((trace, place) => ({ ...trace, visible: shown[place] }));
+      const camera = plot.layout?.scene?.camera;
+      const layout = { ...panel.layout, template: data.templates.light, showlegend: true, paper_bgcolor: "white",
+        title: { text: title, x: 0.02, xanchor: "left", font: { size: 17 } }, margin: { ...panel.layout.margin, t: 84 } };
+      if (camera) layout.scene = { ...panel.layout.scene, camera };
+      const size = { width: 860, height: panel.layout.height ? panel.layout.height + 90 : 560 };
+      const url = await Plotly.toImage({ data: traces, layout }, { format: "svg", ...size });
+      save([figure.id, name, "svg"].filter(Boolean).join(".").replace(/\.(?=[^.]*\.)/g, "-"), url);
+    }
+  }
+
+  // Every number that is drawn, a line each.
+  function saveRows(figure) {
+    const quote = (cell) => /[",\n]/.test(cell) ? `"${String(cell).replace(/"/g, '""')}"` : cell;
+    const lines = [["panel", "series", "x", "y", "z"]];
+    for (const panel of data.plates[figure.id].views.deep) {
+      for (const trace of decode(panel.data)) {
+        const name = [panel.layout.meta ?? "", trace.name];
+        if (trace.z) trace.z.forEach((row, j) => row.forEach((z, i) => lines.push([...name, trace.x[i], trace.y[j], z])));
+        else trace.x.forEach((x, i) => lines.push([...name, x, trace.y[i], ""]));
+      }
+    }
+    saveText(`${figure.id}.csv`, lines.map((line) => line.map(quote).join(",")).join("\n") + "\n");
+  }
+
+  const actions = {
+    "[data-filter]": filter,
+    "[data-singles]": (button) => { singles = toggle(button); refresh(drawn()); },
+    "[data-group]": (button) => { toggle(button); refresh(all(".plot[data-drawn]", button.closest("figure"))); },
+    ".views [data-view]": (button) => show(button.closest("figure"), button.dataset.view),
+    "[data-file]": (button) => saveText(`${button.dataset.file}.csv`, data.files[button.dataset.file]),
+    "[data-svg]": (button) => saveSvg(button.closest("figure")),
+    "[data-rows]": (button) => saveRows(button.closest("figure")),
+  };
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    const match = button && Object.keys(actions).find((selector) => button.matches(selector));
+    if (match) actions[match](button);
+  });
+
+  const restyle = () => drawn().forEach((plot) => Plotly.relayout(plot, { template: theme() }));
+  dark.addEventListener("change", restyle);
+
+  // Paper has no depth and no dark: contours, in light.
+  addEventListener("beforeprint", () => {
+    printing = true;
+    all(".plate").filter((figure) => figure.querySelector(".views")).forEach((figure) => show(figure, "flat"));
+    restyle();
+    drawn().forEach((plot) => Plotly.Plots.resize(plot));
+  });
+  addEventListener("afterprint", () => { printing = false; restyle(); });
+
+  const deep = Boolean(document.createElement("canvas").getContext("webgl"));
+  async function start() {
+    for (const figure of all(".plate")) {
+      const views = figure.querySelector(".views");
+      if (views && !deep) views.hidden = true;
+      await show(figure, views && !deep ? "flat" : "deep");
+    }
+    document.documentElement.dataset.drawn = String(drawn().length);
+  }
+  start();
+})();

@@ -1,0 +1,202 @@
+"""The report of a study: one HTML file that needs no network."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from flatminima.report.doubts import doubts
+from flatminima.report.figures import plates
+from flatminima.report.plate import Panel, Plate
+from flatminima.report.records import Json, Study, read
+from flatminima.report.render import main_csv, main_table, radius_csv, radius_table, runs_csv
+from flatminima.report.setting import common
+from flatminima.report.style import INKS, strokes, template
+from flatminima.report.table import answer, grid, rows
+
+__all__ = ["html", "write"]
+
+PARTS = ("low", "mean", "high")
+
+
+def write(study_folder: Path | str, out: Path | str | None = None) -> Path:
+    """Write the report of a study as one self-contained HTML file.
+
+    Args:
+        study_folder: The folder that holds `study.json` and `runs/`.
+        out: The file to write; `report.html` in the study's folder if None.
+
+    Returns:
+        The file.
+    """
+    study = read(study_folder)
+    out = Path(study_folder) / "report.html" if out is None else Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(html(study), encoding="utf-8")
+    return out
+
+
+def html(study: Study) -> str:
+    """The report of a study as text."""
+    drawn = plates(study)
+    return _environment().get_template("page.html.j2").render(
+        study=study,
+        answer=answer(study),
+        facts=list(_facts(study)),
+        setting=common(study),
+        colours={name: stroke.colour for name, stroke in strokes(study).items()},
+        inks=INKS,
+        table=main_table(study),
+        marks=_marks(study),
+        radii=radius_table(study),
+        radius_methods=[entry.method.name for entry in grid(study)],
+        plates=drawn,
+        doubts=doubts(study),
+        trouble=[run for run in study.select(done=False) if run.status != "done"],
+        plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library's own text
+        data=_script(_payload(study, drawn)),
+    )
+
+
+def _environment() -> Environment:
+    """Where the template is, with the filters that it uses."""
+    here = Environment(
+        loader=PackageLoader("flatminima.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    here.filters |= {"minus": _minus, "words": _words, "unit": _unit}
+    return here
+
+
+def _minus(text: str) -> str:
+    """Text with a minus sign before negative numbers, where records have a hyphen."""
+    return re.sub(r"(?<![\w-])-(?=\d)", "−", text)
+
+
+def _words(header: str) -> str:
+    """A header without its unit."""
+    return header.partition(" (")[0]
+
+
+def _unit(header: str) -> str:
+    """The unit of a header, which stands in brackets; empty if it has none."""
+    return header.partition(" (")[2].removesuffix(")")
+
+
+def _payload(study: Study, drawn: Sequence[Plate]) -> Json:
+    """Everything that the script of the page draws or hands out."""
+    return {
+        "templates": {theme: template(theme).to_plotly_json() for theme in INKS},
+        "plates": {
+            plate.name: {
+                "title": plate.title,
+                "views": {
+                    "deep": [_bare(panel) for panel in plate.panels],
+                    "flat": [_bare(panel) for panel in plate.flat],
+                },
+            }
+            for plate in drawn
+        },
+        "files": {
+            "methods": main_csv(study),
+            "radii": radius_csv(study),
+            "runs": runs_csv(study),
+        },
+    }
+
+
+def _bare(panel: Panel) -> Json:
+    """A drawing without its template, which the page adds for its theme."""
+    drawing = json.loads(panel.figure.to_json() or "{}")
+    drawing["layout"].pop("template", None)
+    return drawing
+
+
+def _script(value: Json) -> Markup:
+    """JSON that may stand in a script element."""
+    text = json.dumps(value, separators=(",", ":"), default=list)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _marks(study: Study) -> dict[str, dict[str, float]]:
+    """Where the interval of each method stands between the smallest and the largest, in percent."""
+    known = {row.method.name: row.last for row in rows(study) if row.last is not None}
+    if not known:
+        return {}
+    low = min(value.low for value in known.values())
+    width = (max(value.high for value in known.values()) - low) or 1.0
+    return {
+        name: {part: round(100 * (getattr(value, part) - low) / width, 1) for part in PARTS}
+        for name, value in known.items()
+    }
+
+
+def _facts(study: Study) -> Iterator[tuple[str, str]]:
+    """What stands under the answer: a name and a text each, only those that are known."""
+    done, every = (len(study.select(done=flag)) for flag in (True, False))
+    facts = {
+        "Question": study.word("question"),
+        "Expected": study.word("expected"),
+        "Source": study.word("source"),
+        "Setting": _setting(study),
+        "Runs": f"{done} of {every} done",
+        "Date": _date(study.word("finished") or study.word("started")),
+        "Time": _time(study.about.get("seconds")),
+        "Machine": _machine(study.about.get("machine") or {}),
+        "Code": _code(study.about.get("code") or {}),
+    }
+    return ((name, text) for name, text in facts.items() if text)
+
+
+def _setting(study: Study) -> str:
+    """The preset, and how many seeds and methods."""
+    seeds = {run.seed for run in study.select(stage="final", done=False)}
+    preset = f"preset {study.word('preset')}, " if study.word("preset") else ""
+    methods = len(study.methods)
+    return (
+        f"{preset}{methods} method{'' if methods == 1 else 's'}, "
+        f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'}"
+    )
+
+
+def _date(text: str) -> str:
+    """A date as people write it; the text itself if it is none."""
+    try:
+        return f"{datetime.fromisoformat(text):%d %B %Y}".lstrip("0")
+    except ValueError:
+        return text
+
+
+def _time(seconds: Any) -> str:  # noqa: ANN401 - a record may hold anything
+    """A duration in two units at most; empty if it is unknown."""
+    if not isinstance(seconds, int | float):
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _machine(machine: Json) -> str:
+    """The device, the number of cores and the version of torch."""
+    cores = f"{machine['cores']} cores" if machine.get("cores") else ""
+    torch = f"torch {machine['torch']}" if machine.get("torch") else ""
+    device = str(machine.get("device_name") or machine.get("device") or "")
+    return ", ".join(filter(None, (device, cores, torch)))
+
+
+def _code(code: Json) -> str:
+    """The commit, or the version where there is none."""
+    if not code.get("commit"):
+        return f"version {code['version']}" if code.get("version") else ""
+    return f"commit {code['commit'][:10]}{', with changes' if code.get('dirty') else ''}"

@@ -1,0 +1,179 @@
+"""What is drawn as points: the difference of every seed, the accuracy at every radius."""
+
+from collections.abc import Iterable
+
+import plotly.graph_objects as go
+
+from flatminima.report.plate import Panel, Plate
+from flatminima.report.records import Method, Run, Study
+from flatminima.report.style import GREY, faint, label_axes, legend, strokes, template
+from flatminima.report.table import Radius, Row, accuracy, grid, rows
+
+__all__ = ["differences", "radii"]
+
+
+def differences(study: Study) -> Plate | None:
+    """The difference to the baseline, a dot per seed."""
+    drawn = [row for row in rows(study) if row.difference is not None]
+    if not drawn or study.baseline is None:
+        return None
+    figure = go.Figure(layout={"template": template(), "hovermode": "closest"})
+    for place, row in enumerate(reversed(drawn)):
+        figure.add_traces([_interval(study, row, place), _dots(study, row, place)])
+    _rule(figure, study.baseline, [row.method.label for row in reversed(drawn)])
+    n = _range(row.difference.n for row in drawn if row.difference)
+    caption = (
+        "A dot is one seed, trained both ways; a bar is their mean with its 95 % interval. "
+        f"{study.baseline.label} is the line at 0. n = {n}."
+    )
+    return Plate(
+        name="differences",
+        title=_wins(study, drawn[0]),
+        caption=caption,
+        panels=[Panel(figure=figure)],
+        legend=legend(study, (row.method.name for row in drawn)),
+    )
+
+
+def _rule(figure: go.Figure, baseline: Method, labels: list[str]) -> None:
+    """Axes with a row per method and a line for the baseline."""
+    figure.update_yaxes(
+        tickvals=list(range(len(labels))),
+        ticktext=labels,
+        range=[-0.6, len(labels) - 0.4],
+        showgrid=False,
+        tickfont_size=14,
+    )
+    figure.update_xaxes(
+        title_text=f"test accuracy minus that of {baseline.label} (points)",
+        showgrid=True,
+        zeroline=True,
+        zerolinewidth=2,
+        zerolinecolor=GREY,
+        rangemode="tozero",
+    )
+    figure.update_layout(margin_t=8, height=80 + 56 * len(labels))
+
+
+def _interval(study: Study, row: Row, place: int) -> go.Scatter:
+    """The mean of a method's differences and its interval, as a bar with a notch."""
+    assert row.difference is not None  # the caller has looked
+    colour, value = strokes(study)[row.method.name].colour, row.difference
+    return go.Scatter(
+        x=[value.low, value.mean, value.high],
+        y=[place + 0.14] * 3,
+        mode="lines+markers",
+        marker={
+            "size": [0, 14, 0],
+            "symbol": "line-ns",
+            "line": {"width": 4, "color": colour},
+            "opacity": 1,
+        },
+        line={"color": faint(colour, 0.55), "width": 6},
+        name=row.method.label,
+        legendgroup=row.method.name,
+        showlegend=False,
+        hovertemplate=f"{row.method.label}: {value} points<extra></extra>",
+    )
+
+
+def _dots(study: Study, row: Row, place: int) -> go.Scatter:
+    """A dot per seed, which tells its two runs."""
+    colour = strokes(study)[row.method.name].colour
+    pairs = _pairs(study, row.method)
+    return go.Scatter(
+        x=[100 * ((accuracy(one) or 0.0) - (accuracy(other) or 0.0)) for one, other in pairs],
+        y=[place - 0.16] * len(pairs),
+        mode="markers",
+        marker={"size": 9, "color": faint(colour, 0.65)},
+        text=[_told(one, other) for one, other in pairs],
+        name=f"{row.method.label}, seeds",
+        legendgroup=row.method.name,
+        showlegend=False,
+        hovertemplate="%{x:+.2f} points<br>%{text}<extra></extra>",
+    )
+
+
+def _pairs(study: Study, method: Method) -> list[tuple[Run, Run]]:
+    """The final runs of a method with the baseline's of the same seed."""
+    assert study.baseline is not None  # the caller has looked
+    ours, theirs = (
+        {run.seed: run for run in study.select(name, stage="final") if accuracy(run) is not None}
+        for name in (method.name, study.baseline.name)
+    )
+    return [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+
+
+def _told(one: Run, other: Run) -> str:
+    """Two runs in words."""
+    return "<br>".join(
+        [f"seed {one.seed}"]
+        + [f"{run.method} {100 * (accuracy(run) or 0):.2f} %, run {run.key}" for run in (one, other)]
+    )
+
+
+def _wins(study: Study, row: Row) -> str:
+    """In how many seeds a method is above the baseline."""
+    assert study.baseline is not None  # the caller has looked
+    pairs = _pairs(study, row.method)
+    above = sum((accuracy(one) or 0.0) > (accuracy(other) or 0.0) for one, other in pairs)
+    return f"{row.method.label} is above {study.baseline.label} in {above} of {len(pairs)} seeds"
+
+
+def _range(counts: Iterable[int]) -> str:
+    """Some counts, as in a caption."""
+    low, *_, high = [*sorted(counts)] * 2
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def radii(study: Study) -> Plate | None:
+    """Validation accuracy at every radius of the grid."""
+    entries = [entry for entry in grid(study) if entry.accuracy is not None]
+    if not entries:
+        return None
+    figure = go.Figure(layout={"template": template(), "hovermode": "closest"})
+    methods = [method for method in study.methods if any(e.method is method for e in entries)]
+    for method in methods:
+        figure.add_trace(_radius_line(study, [e for e in entries if e.method is method]))
+    label_axes(figure, "radius ρ (log scale)", "validation accuracy (%)")
+    ticks = sorted({entry.rho for entry in entries})
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{rho:g}" for rho in ticks])
+    n = _range(entry.accuracy.n for entry in entries if entry.accuracy)
+    return Plate(
+        name="radius",
+        title=_chosen(entries),
+        caption="Means over the grid's runs with 95 % intervals; a ring marks the radius of the "
+        f"final runs. n = {n} per radius.",
+        panels=[Panel(figure=figure)],
+        legend=legend(study, (method.name for method in methods)),
+    )
+
+
+def _radius_line(study: Study, entries: list[Radius]) -> go.Scatter:
+    """The accuracies of one method, the chosen radius ringed."""
+    stroke, method = strokes(study)[entries[0].method.name], entries[0].method
+    known = [(entry, entry.accuracy) for entry in entries if entry.accuracy is not None]
+    return go.Scatter(
+        x=[entry.rho for entry, _ in known],
+        y=[value.mean for _, value in known],
+        error_y={"array": [value.half or 0.0 for _, value in known], "width": 0, "thickness": 1.4},
+        mode="lines+markers",
+        line={"color": stroke.colour, "dash": stroke.dash, "width": 2.2},
+        marker={
+            "size": [13 if entry.chosen else 7 for entry, _ in known],
+            "color": stroke.colour,
+            "symbol": ["circle-open" if entry.chosen else "circle" for entry, _ in known],
+            "line": {"width": [3 if entry.chosen else 0 for entry, _ in known]},
+            "opacity": 1,
+        },
+        text=[f"{method.label}, ρ = {entry.rho:g}: {value} %, n = {value.n}" for entry, value in known],
+        name=method.label,
+        legendgroup=method.name,
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _chosen(entries: list[Radius]) -> str:
+    """Which radii the final runs have."""
+    said = [f"ρ = {entry.rho:g} for {entry.method.label}" for entry in entries if entry.chosen]
+    return f"Validation chose {', '.join(said)}" if said else "Validation accuracy by radius"

@@ -1,0 +1,226 @@
+"""The records of a study, read from the folder it left."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = ["Method", "Run", "Status", "Study", "read"]
+
+Status = Literal["done", "diverged", "failed", "unfinished"]
+Stage = Literal["final", "grid"]
+Json = dict[str, Any]
+
+# JSON has no such numbers, so records write them as words.
+NUMBERS = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method that a study compares."""
+
+    name: str
+    """The word that runs refer to it by."""
+    label: str
+    """How tables and figures call it."""
+    baseline: bool = False
+    """Whether the others are compared with it."""
+    published: str | None = None
+    """The published figure, in the words of its source; None if there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run as its folder tells it."""
+
+    key: str
+    """The name of its folder."""
+    stage: Stage
+    """Whether the run chose a radius (`grid`) or is reported (`final`)."""
+    method: str
+    """The name of its method."""
+    rho: float | None
+    """The radius; None for plain training."""
+    seed: int
+    """The seed of everything random in it."""
+    settings: Json
+    """Everything that determines its result, as `run.json` has it."""
+    epochs: Sequence[Json]
+    """One row per epoch."""
+    regions: Sequence[Json]
+    """One row per observed step: the share of the coordinates in each region."""
+    result: Json | None
+    """What it left when it ended; None while it is unfinished."""
+
+    @property
+    def status(self) -> Status:
+        """How the run ended, `unfinished` if no complete result says so."""
+        return self.result["status"] if self.result else "unfinished"
+
+    @property
+    def error(self) -> str:
+        """The last line of what went wrong, or an empty string."""
+        lines = str((self.result or {}).get("error") or "").strip().splitlines()
+        return lines[-1].strip() if lines else ""
+
+    def number(self, name: str) -> float | None:
+        """A number of the result, or None where it is absent."""
+        value = (self.result or {}).get(name)
+        return float(value) if isinstance(value, int | float) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study and all of its runs."""
+
+    folder: Path
+    """Where it was read."""
+    methods: Sequence[Method]
+    """What it compares, in its own order."""
+    runs: Sequence[Run]
+    """Every run that left a folder, by key."""
+    about: Mapping[str, Any]
+    """The other fields of `study.json`."""
+
+    @cached_property
+    def baseline(self) -> Method | None:
+        """The method that the others are compared with, if the study names one."""
+        return next((method for method in self.methods if method.baseline), None)
+
+    @property
+    def others(self) -> list[Method]:
+        """Every method but the baseline."""
+        return [method for method in self.methods if method is not self.baseline]
+
+    def word(self, name: str) -> str:
+        """A field of `study.json` as text, empty where it is absent."""
+        value = self.about.get(name)
+        return "" if value is None else str(value)
+
+    def select(
+        self, method: str | None = None, *, stage: Stage | None = None, done: bool = True
+    ) -> list[Run]:
+        """The runs of a method and stage in the order of their seeds.
+
+        Args:
+            method: The name of a method; None for every method.
+            stage: `final` or `grid`; None for both.
+            done: Whether to leave out runs that did not end well.
+
+        Returns:
+            The runs, by seed.
+        """
+        chosen = [
+            run
+            for run in self.runs
+            if (method is None or run.method == method)
+            and (stage is None or run.stage == stage)
+            and (not done or run.status == "done")
+        ]
+        return sorted(chosen, key=lambda run: (run.seed, run.key))
+
+
+def read(folder: Path | str) -> Study:
+    """Read a study from the folder it left, half-written runs included.
+
+    A run without a complete result is `unfinished`, whatever else it wrote; a last line cut off
+    in the middle is left out; a run folder without a readable `run.json` cannot be told apart
+    from any other and is left out too.
+
+    Args:
+        folder: The folder that holds `study.json` and `runs/`.
+
+    Returns:
+        The study with its methods and runs.
+
+    Raises:
+        ValueError: If the folder holds no study.
+    """
+    folder = Path(folder)
+    about = _object(folder / "study.json")
+    if about is None:
+        raise ValueError(
+            f"folder must hold a readable study.json, got {str(folder)!r}: "
+            "run the study first, or name the folder of a single study"
+        )
+    runs = tuple(_runs(folder / "runs"))
+    return Study(folder=folder, methods=_methods(about, runs), runs=runs, about=about)
+
+
+def _runs(folder: Path) -> Iterator[Run]:
+    """Yield every run below a folder, by key."""
+    for path in sorted(folder.glob("*/run.json")):
+        settings = _object(path)
+        if settings is not None and {"method", "seed"} <= settings.keys():
+            yield _run(path.parent, settings)
+
+
+def _run(folder: Path, settings: Json) -> Run:
+    """A run from its folder and its settings."""
+    rows = list(_rows(folder / "metrics.jsonl"))
+    result = _object(folder / "result.json")
+    return Run(
+        key=str(settings.get("key", folder.name)),
+        stage=settings.get("stage", "final"),
+        method=settings["method"],
+        rho=settings.get("rho"),
+        seed=settings["seed"],
+        settings=settings,
+        epochs=tuple(row for row in rows if row.get("kind") == "epoch"),
+        regions=tuple(row for row in rows if row.get("kind") == "regions"),
+        result=result if result and "status" in result else None,
+    )
+
+
+def _methods(about: Json, runs: Sequence[Run]) -> tuple[Method, ...]:
+    """The methods that the study names, then any that only its runs name."""
+    methods = {
+        entry["name"]: Method(
+            name=entry["name"],
+            label=entry.get("label", entry["name"]),
+            baseline=bool(entry.get("baseline")),
+            published=entry.get("published"),
+        )
+        for entry in about.get("methods", ())
+    }
+    for run in runs:
+        if run.method not in methods:
+            label = run.settings.get("label", run.method)
+            methods[run.method] = Method(name=run.method, label=label)
+    return tuple(methods.values())
+
+
+def _object(path: Path) -> Json | None:
+    """The JSON object in a file, or None if it is absent, cut off or something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), object_hook=_numbers)
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _rows(path: Path) -> Iterator[Json]:
+    """Yield the complete lines of a file of JSON objects."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line, object_hook=_numbers)
+        except ValueError:  # cut off while it was written
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def _numbers(item: Json) -> Json:
+    """An object with the words `nan` and `inf` turned into the numbers they stand for."""
+    return {name: _number(value) for name, value in item.items()}
+
+
+def _number(value: Any) -> Any:  # noqa: ANN401 - JSON has any shape
+    """A value with non-finite words turned into numbers, inside lists too."""
+    if isinstance(value, list):
+        return [_number(item) for item in value]
+    return NUMBERS.get(value, value) if isinstance(value, str) else value
