@@ -7,7 +7,7 @@ state, `.grad` and all, also when the loss raises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -148,7 +148,7 @@ class Objective:
             return product(v)
 
     @contextmanager
-    def linearized(self, w: Vector) -> Iterator[Callable[[Vector], Vector]]:
+    def linearized(self, w: Vector) -> Generator[Callable[[Vector], Vector], None, None]:
         """Keep what products with the Hessian at `w` have in common.
 
         With one batch the graph of the gradient is built once and kept; with several it would fill
@@ -218,7 +218,7 @@ class _Network:
         return loss
 
     @contextmanager
-    def untouched(self) -> Iterator[None]:
+    def untouched(self) -> Generator[None, None, None]:
         """Put mode, buffers and random state back on the way out."""
         modes = [(module, module.training) for module in self.model.modules()]
         buffers = [(buffer, buffer.detach().clone()) for buffer in self.model.buffers()]
