@@ -65,10 +65,12 @@ def text(node: ast.expr) -> str | None:
 
 
 def raises_in(tree: ast.AST, name: str) -> Iterator[Raise]:
-    """Yield every `raise` that makes an exception with an argument."""
+    """Yield every `raise` that makes an exception with an argument, exit codes apart."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
-            yield Raise(f"{name}:{node.lineno}", ast.unparse(node.exc.func), text(node.exc.args[0]))
+            first, kind = node.exc.args[0], ast.unparse(node.exc.func)
+            if not (kind == "SystemExit" and text(first) is None):
+                yield Raise(f"{name}:{node.lineno}", kind, text(first))
 
 
 def patterns_in(tree: ast.Module) -> Iterator[str]:
