@@ -1,5 +1,4 @@
-"""Sharpness-Aware Minimization for PyTorch: a library to train flat minima, and a laboratory to see
-how flat they are.
+"""Sharpness-Aware Minimization for PyTorch: train towards flat minima, and see how flat they are.
 
     sharp = flatminima.SharpnessAware(model, flatminima.sam(rho=0.05))
     loss = sharp.backward(loss_fn, x, y)      # was: loss = loss_fn(x, y); loss.backward()

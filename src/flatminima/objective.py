@@ -67,8 +67,7 @@ class Objective:
         count: Callable[..., int] | None = None,
         batch_norm: BatchNormPolicy = "eval",
     ) -> tuple[Objective, Vector]:
-        """The mean loss over all examples of `batches` as a function of the model's trainable
-        parameters.
+        """The mean loss over all examples as a function of a model's trainable parameters.
 
             f(w) = sum_b n_b loss_b(w) / sum_b n_b
 
@@ -129,8 +128,14 @@ class Objective:
         return torch.stack(terms).sum().to(_dtype(w))
 
     def gradient(self, w: Vector) -> Vector:
-        """The gradient at `w`; a parameter on which the loss does not depend has a part of
-        zeros."""
+        """The gradient at `w`.
+
+        Args:
+            w: The point.
+
+        Returns:
+            The gradient; a parameter on which the loss does not depend has a part of zeros.
+        """
         total = w.zeros_like()
         with self._guard(), torch.enable_grad():
             for weight, piece in self._pieces:
@@ -142,7 +147,12 @@ class Objective:
     def hvp(self, w: Vector, v: Vector) -> Vector:
         """The Hessian at `w` times `v`, by differentiating the gradient along `v` once more.
 
-        For many products at one point use `linearized`.
+        Args:
+            w: The point.
+            v: The vector; for many of them at one point use `linearized`.
+
+        Returns:
+            The product.
         """
         with self.linearized(w) as product:
             return product(v)
@@ -239,8 +249,7 @@ class _Network:
 
 
 class _Closure(nn.Module):
-    """The loss as a module, so that `functional_call` can exchange the model's parameters while
-    `loss_fn` runs."""
+    """The loss as a module, in which `functional_call` can exchange the model's parameters."""
 
     def __init__(self, model: nn.Module, loss_fn: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -255,7 +264,8 @@ def _size(batch: Batch) -> int:
     first = next((item for item in batch if isinstance(item, Tensor)), None)
     if first is None or first.dim() == 0:
         raise ValueError(
-            f"batches must hold tensors with examples along the first axis, got {batch!r}; or give count="
+            f"batches must hold tensors with examples along the first axis, got {batch!r}; "
+            "or give count="
         )
     return first.shape[0]
 

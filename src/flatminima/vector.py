@@ -20,7 +20,7 @@ from typing import TypeAlias, Union
 import torch
 from torch import Tensor
 
-__all__ = ["Part", "Scale", "Vector"]
+__all__ = ["Part", "Scale", "Vector", "copy_each"]
 
 Part: TypeAlias = Tensor | None
 Scale: TypeAlias = Union[float, Tensor, "tuple[float | Tensor, ...]"]
@@ -128,8 +128,7 @@ class Vector:
         return self * (1.0 / divisor)
 
     def map(self, function: Callable[..., Tensor], *others: Vector) -> Vector:
-        """Apply `function` to the tensors of each parameter in turn, coordinate functions most of
-        all.
+        """Apply `function` to the tensors of each parameter in turn.
 
         Args:
             function: Takes as many tensors as there are vectors; returns one tensor of the same
@@ -150,7 +149,13 @@ class Vector:
     # ------------------------------------------------------------------------------- inner products
 
     def dot(self, other: Vector) -> Tensor:
-        """The inner product with `other`: a 0-d tensor, accumulated in float32 at least.
+        """The inner product with `other`.
+
+        Args:
+            other: A vector of the same shapes.
+
+        Returns:
+            A 0-d tensor, accumulated in float32 at least.
 
         Example:
             >>> Vector([torch.tensor([1.0, 2.0])]).dot(Vector([torch.tensor([3.0, 4.0])]))
@@ -178,9 +183,10 @@ class Vector:
         """
         if p == 2.0 and self._norm is not None:
             return self._norm
-        if isinstance(self._scale, float | Tensor):
-            size = torch.as_tensor(self._scale, device=self._device()).abs()
-            return torch.where(size == 0, 0.0, size * Vector(self._base).norm(p))
+        if self._scale is not None and not isinstance(self._scale, tuple):
+            norm = Vector(self._base).norm(p)
+            size = torch.as_tensor(self._scale, dtype=norm.dtype, device=norm.device).abs()
+            return torch.where(size == 0, 0.0, size * norm)
         norms = [norm for tensors in _by_kind(self.tensors) for norm in _norms(tensors, p)]
         norm = torch.linalg.vector_norm(_together(norms), p)
         if p == 2.0:
@@ -188,7 +194,15 @@ class Vector:
         return norm
 
     def onto(self, other: Vector) -> Vector:
-        """The projection on the line through `other`: <u, v> / <v, v> v, and 0 if `other` is 0.
+        """The projection on the line through `other`.
+
+            <u, v> / <v, v> v
+
+        Args:
+            other: A vector of the same shapes.
+
+        Returns:
+            The projection; 0 if `other` is 0.
 
         Example:
             >>> Vector([torch.tensor([1.0, 1.0])]).onto(Vector([torch.tensor([2.0, 0.0])])).parts[0]
@@ -201,7 +215,13 @@ class Vector:
     # --------------------------------------------------------------------------------- new from old
 
     def only(self, keep: Sequence[bool]) -> Vector:
-        """This vector where `keep` is true, one truth value per parameter, and `None` elsewhere.
+        """This vector on some of the parameters, and `None` elsewhere.
+
+        Args:
+            keep: One truth value per parameter.
+
+        Returns:
+            The vector; its tensors are the same ones.
 
         Example:
             >>> Vector([torch.ones(1), torch.ones(1)]).only([True, False]).parts
@@ -224,8 +244,9 @@ class Vector:
         return Vector(None if part is None else torch.zeros_like(part) for part in self.parts)
 
     def randn_like(self, generator: torch.Generator) -> Vector:
-        """Independent standard normal coordinates of the same shapes, the same on every device for
-        one generator.
+        """Independent standard normal coordinates of the same shapes.
+
+        The draw depends on the generator alone and not on the device.
 
         Args:
             generator: A generator on the CPU; the draws are made there, in float32 at least, and
@@ -261,7 +282,7 @@ class Vector:
 
     def _times(self, factor: Scale) -> Scale:
         if self._scale is None:
-            return factor if isinstance(factor, Tensor | tuple) else float(factor)
+            return factor
         if not isinstance(self._scale, tuple) and not isinstance(factor, tuple):
             return self._scale * factor
         factors = factor if isinstance(factor, tuple) else [factor] * len(self)
@@ -272,18 +293,15 @@ class Vector:
         rows = zip(self.parts, other._base, scales, strict=True)
         return Vector(_sum(a, b, scale) for a, b, scale in rows)
 
-    def _added_to(self, targets: Sequence[Tensor]) -> None:
-        """Add this vector to `targets` in place, in one pass and without an allocation where there
-        is a scale."""
+    def add_to(self, targets: Sequence[Tensor]) -> None:
+        """Add this vector to `targets` in place, without a temporary where there is a scale."""
         for target, part, scale in zip(targets, self._base, self._scales(), strict=True):
-            if part is not None and not (isinstance(scale, float) and scale == 0.0):
+            if part is not None and not _is_zero(scale):
                 _add_multiple(target, part, scale)
 
-    def _is_absent(self, index: int) -> bool:
-        """Whether part `index` is zero by construction, which the host knows without reading a
-        tensor."""
-        scale = self._scales()[index]
-        return self._base[index] is None or (isinstance(scale, float) and scale == 0.0)
+    def is_absent(self, index: int) -> bool:
+        """Whether part `index` is zero by construction, which the host knows without a look."""
+        return self._base[index] is None or _is_zero(self._scales()[index])
 
 
 # ------------------------------------------------------------------ tensors: sums, multiples, norms
@@ -298,17 +316,25 @@ def _is_narrow(tensor: Tensor) -> bool:
     return tensor.dtype in (torch.float16, torch.bfloat16)
 
 
+def _is_zero(scale: float | Tensor) -> bool:
+    """Whether a scale is the number 0; a 0-d tensor is asked on its own device instead."""
+    return not isinstance(scale, Tensor) and scale == 0
+
+
+def _on_host(part: Tensor, scale: Tensor) -> bool:
+    """Whether reading the scale costs nothing."""
+    kinds = {part.device.type, scale.device.type}
+    return kinds == {"cpu"} and not torch.compiler.is_compiling()
+
+
 def _multiple(part: Tensor, scale: float | Tensor) -> Tensor:
     """`scale * part`, in float32 for half precision, and exactly 0 where the scale is 0."""
-    if isinstance(scale, float):
-        return torch.zeros_like(part) if scale == 0.0 else part * scale
+    if not isinstance(scale, Tensor):
+        return torch.zeros_like(part) if scale == 0 else part * scale
     scale = scale.to(part.device)
-    scaled = (
-        (part.to(_wide(part.dtype)) * scale).to(part.dtype) if _is_narrow(part) else part * scale
-    )
-    if (
-        part.device.type == "cpu" and not torch.compiler.is_compiling()
-    ):  # the host may look: mostly nothing to do
+    wide = part.to(_wide(part.dtype)) if _is_narrow(part) else part
+    scaled = (wide * scale).to(part.dtype)
+    if _on_host(part, scale):  # a look, and mostly nothing else to do
         return scaled if scaled.requires_grad or bool(scale != 0) else torch.zeros_like(part)
     return torch.where(scale == 0, torch.zeros((), dtype=part.dtype, device=part.device), scaled)
 
@@ -318,28 +344,25 @@ def _sum(a: Part, b: Part, scale: float | Tensor) -> Part:
     if b is None:
         return a
     if a is None:
-        return b if isinstance(scale, float) and scale == 1.0 else _multiple(b, scale)
-    if isinstance(scale, float):
-        return a if scale == 0.0 else torch.add(a, b, alpha=scale)
+        return b if not isinstance(scale, Tensor) and scale == 1 else _multiple(b, scale)
+    if not isinstance(scale, Tensor):
+        return a if scale == 0 else torch.add(a, b, alpha=scale)
+    if _on_host(a, scale) and not _is_narrow(a) and bool(scale != 0):
+        return torch.addcmul(a, b, scale.to(a.dtype))  # one pass, no temporary
     return a + _multiple(b, scale)
 
 
 def _add_multiple(target: Tensor, part: Tensor, scale: float | Tensor) -> None:
     """`target += scale * part` in place; a scale of 0 leaves `target` bit for bit as it was."""
-    on_host = (
-        isinstance(scale, Tensor) and target.device.type == "cpu" and scale.device.type == "cpu"
-    )
-    if on_host and bool(scale == 0):
+    if isinstance(scale, Tensor) and _on_host(target, scale) and bool(scale == 0):
         return
     if _is_narrow(target):
         wide = _wide(target.dtype)
         target.copy_(target.to(wide) + _multiple(part.to(wide), scale))
-    elif isinstance(scale, float):
+    elif not isinstance(scale, Tensor):
         target.add_(part, alpha=scale)
-    elif on_host:
-        target.addcmul_(
-            part, scale.to(target.dtype)
-        )  # one pass: no temporary of the parameter's size
+    elif _on_host(target, scale):
+        target.addcmul_(part, scale.to(target.dtype))  # one pass, no temporary
     else:
         target.add_(_multiple(part, scale))
 
@@ -350,8 +373,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _together(terms: Sequence[Tensor]) -> Tensor:
-    """0-d tensors of any devices as one 1-d tensor on the first one's, in the widest dtype among
-    them."""
+    """0-d tensors as one 1-d tensor, on the device of the first, in the widest of their dtypes."""
     if not terms:
         return torch.zeros(1)
     wide = torch.float64 if any(term.dtype == torch.float64 for term in terms) else torch.float32
@@ -367,7 +389,13 @@ def _by_kind(tensors: list[Tensor]) -> list[list[Tensor]]:
 
 
 def _norms(tensors: list[Tensor], p: float) -> Iterable[Tensor]:
-    return torch._foreach_norm(tensors, p, dtype=_wide(tensors[0].dtype))
+    return torch._foreach_norm(tensors, p, dtype=_wide(tensors[0].dtype))  # pyright: ignore
+
+
+def copy_each(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy each source into its target, in place, by one fused kernel where there is one."""
+    if targets:
+        torch._foreach_copy_(targets, sources)  # pyright: ignore
 
 
 def _filled(function: Callable[..., Tensor], row: tuple[Part, ...]) -> Part:

@@ -1,2 +1,1 @@
-"""What carries out a rule on a batch: passes, precision, buffers, random state, and the weights
-back where they were."""
+"""What carries out a rule on a batch, and puts everything else back where it was."""

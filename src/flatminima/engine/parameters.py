@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -58,6 +58,16 @@ class Parameters:
 
     def __len__(self) -> int:
         return len(self.tensors)
+
+    def clear(self) -> None:
+        """Set every `.grad` to `None`."""
+        for tensor in self.tensors:
+            tensor.grad = None
+
+    def put(self, grads: Sequence[Tensor | None]) -> None:
+        """Set every `.grad`."""
+        for tensor, grad in zip(self.tensors, grads, strict=True):
+            tensor.grad = grad
 
     @property
     def trainable(self) -> list[Tensor]:

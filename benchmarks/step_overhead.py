@@ -1,0 +1,168 @@
+"""What does a SAM step cost beyond its two gradients, in time and in memory?
+
+    python benchmarks/step_overhead.py [--device cuda] [--rounds 30] [--rules sam,asam,gsam]
+
+Time: a step of `SharpnessAware.backward` and the optimizer, over two plain gradient evaluations and
+the same optimizer step; the two are interleaved, and the median of the ratios is reported with its
+quartiles. Memory: the peak of live tensor bytes during the step beyond that of one plain gradient
+evaluation, in units of the parameters' size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+import flatminima as fm
+from flatminima.models.resnet import resnet18
+
+RULES: dict[str, Callable[[], fm.Rule]] = {
+    "sam": fm.sam,
+    "asam": fm.asam,
+    "gsam": fm.gsam,
+    "same": lambda: fm.same({fm.Region.GENTLER: 0.5}),
+}
+
+
+def mlp() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """784-1408-1408-690-10: 4 million parameters, batch 128."""
+    widths = (784, 1408, 1408, 690, 10)
+    layers = [nn.Linear(low, high) for low, high in itertools.pairwise(widths)]
+    net = nn.Sequential(*(module for layer in layers for module in (layer, nn.ReLU())))[:-1]
+    return net, (torch.randn(128, 784), torch.randint(10, (128,)))
+
+
+def resnet() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """ResNet-18 with GroupNorm, width 32, batch 32."""
+    return resnet18(width=32), (torch.randn(32, 3, 32, 32), torch.randint(10, (32,)))
+
+
+def vit() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """ViT for 32x32 images: patches of 4, width 192, depth 6, batch 32."""
+    net = VisionTransformer(
+        img_size=32, patch_size=4, embed_dim=192, depth=6, num_heads=3, num_classes=10
+    )
+    return net, (torch.randn(32, 3, 32, 32), torch.randint(10, (32,)))
+
+
+MODELS = {"resnet18_gn_32": resnet, "vit_192x6": vit, "mlp_4m": mlp}
+
+
+def measure(name: str, rule: str, rounds: int, device: torch.device) -> tuple[list[float], float]:
+    """The ratios of times, round by round, and the peak of memory beyond a plain gradient."""
+    torch.manual_seed(0)
+    net, batch = MODELS[name]()
+    net.to(device)
+    batch = tuple(tensor.to(device) for tensor in batch)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
+    sharp = fm.SharpnessAware(net, RULES[rule]())
+
+    def loss_fn(x: Tensor, y: Tensor) -> Tensor:
+        return functional.cross_entropy(net(x), y)
+
+    def plain() -> None:
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss_fn(*batch).backward()
+        optimizer.step()
+
+    def aware() -> None:
+        optimizer.zero_grad()
+        sharp.backward(loss_fn, *batch)
+        optimizer.step()
+
+    optimizer.zero_grad()
+    with peak(net, device) as plain_peak:
+        loss_fn(*batch).backward()
+    optimizer.zero_grad()
+    with peak(net, device) as aware_peak:
+        sharp.backward(loss_fn, *batch)
+    size = sum(param.nbytes for param in net.parameters())
+    buffers = (aware_peak[0] - plain_peak[0]) / size
+    for step in [plain, aware] * 3:
+        step()
+    pairs = [(timed(plain, device), timed(aware, device)) for _ in range(rounds)]
+    return [sam / base for base, sam in pairs], buffers
+
+
+def timed(step: Callable[[], None], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+@contextmanager
+def peak(net: nn.Module, device: torch.device) -> Generator[list[float]]:
+    """The peak of bytes in tensors that were made inside and are alive."""
+    result = [0.0]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield result
+        torch.cuda.synchronize()
+        result[0] = torch.cuda.max_memory_allocated() - before
+        return
+    with Live(net) as live:
+        yield result
+    result[0] = live.peak
+
+
+class Live(TorchDispatchMode):
+    """Follow the storages that operations make until they are freed; the model's do not count."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.storages: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        for tensor in [*net.parameters(), *net.buffers()]:
+            self.storages[tensor.untyped_storage()] = 0
+        self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        result = func(*args, **(kwargs or {}))
+        for item in result if isinstance(result, list | tuple) else [result]:
+            if isinstance(item, Tensor):
+                storage = item.untyped_storage()
+                if storage not in self.storages:
+                    self.storages[storage] = storage.nbytes()
+        self.peak = max(self.peak, sum(self.storages.values()))
+        return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rules", default=",".join(RULES))
+    parser.add_argument("--models", default=",".join(MODELS))
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    threads = f"CPU, {torch.get_num_threads()} threads"
+    where = torch.cuda.get_device_name() if device.type == "cuda" else threads
+    print(f"torch {torch.__version__}, {where}, {options.rounds} interleaved rounds")
+    print(f"{'model':<16}{'rule':<8}{'time / 2 gradients + step':>28}", end="")
+    print(f"{'quartiles':>18}{'buffers':>10}")
+    for name in options.models.split(","):
+        for rule in options.rules.split(","):
+            ratios, buffers = measure(name, rule, options.rounds, device)
+            low, median, high = statistics.quantiles(ratios, n=4)
+            print(f"{name:<16}{rule:<8}{median:>28.3f}", end="")
+            print(f"{f'{low:.3f} to {high:.3f}':>18}{buffers:>10.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The passes of one conversation: each question of a rule is a forward and a backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from flatminima.engine.buffers import Buffers
+from flatminima.engine.noise import Noise
+from flatminima.engine.observe import Seen
+from flatminima.engine.parameters import Parameters
+from flatminima.engine.weights import Weights
+from flatminima.rules.rule import Ask, Here
+from flatminima.vector import Vector
+
+__all__ = ["Body", "Call", "LossFn", "Passes", "Scaler"]
+
+LossFn = Callable[..., Tensor]
+
+
+class Scaler(Protocol):
+    """What is used of `torch.amp.GradScaler`: its public `scale`."""
+
+    def scale(self, outputs: Tensor, /) -> Tensor:
+        """The outputs times the loss scale."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """What a step acts on: parameters, their weights, and what must not move more than once."""
+
+    parameters: Parameters
+    weights: Weights
+    buffers: Buffers
+    generator: torch.Generator
+    same_noise: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """How the user called: the loss, and what to do with it."""
+
+    loss_fn: LossFn
+    scaler: Scaler | None = None
+    backward_fn: Callable[[Tensor], object] | None = None
+
+
+class Passes(ExitStack):
+    """Answers the questions of one conversation about one batch.
+
+    The first pass is an ordinary one. The further ones draw the same noise (or noise of their own),
+    and what they do to buffers and to the random state is undone when the context ends.
+    """
+
+    def __init__(self, body: Body, call: Call, batch: tuple[Any, ...], *, record: bool) -> None:
+        super().__init__()
+        self.body = body
+        self.call = call
+        self.batch = batch
+        self.record = record
+        self.seen: list[Seen] = []
+        self._count = 0
+        self._noise = Noise.now({param.device for param in body.parameters.tensors})
+        self._losses: dict[int, Tensor] = {}
+        self._finite: Tensor | None = None
+        self._scale: Tensor | None = None
+        self._last: tuple[Vector, Vector] | None = None
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss at the weights on the batch itself, or else the nearest to it that was seen."""
+        return self._losses[min(self._losses)]
+
+    def answer(self, question: object) -> Vector:
+        """The gradient where the rule wants to look.
+
+        Args:
+            question: `HERE`, a displacement, or one of them on another batch.
+
+        Returns:
+            The gradient there, unscaled; `None` for parameters that have none.
+
+        Raises:
+            TypeError: If the rule asks something else, or the loss cannot be differentiated.
+        """
+        at, batch = (
+            (question.at, question.batch) if isinstance(question, Ask) else (question, self.batch)
+        )
+        if not isinstance(at, Vector | Here):
+            raise TypeError(f"rule must yield HERE, a Vector or Ask, got {at!r}")
+        distance = 2 * (batch is not self.batch) + isinstance(at, Vector)
+        recorded = at if self.record else None
+        where: list[Vector | Here] = [at]
+        del at, question
+        with self._circumstances(), self.body.weights.displaced(where), torch.enable_grad():
+            loss = self._run(batch)
+        self._losses.setdefault(distance, loss)
+        gradient = self._collected()
+        if recorded is not None:
+            self.seen.append(Seen(at=recorded, gradient=gradient))
+        return gradient
+
+    def delivered(self, direction: Vector) -> Vector:
+        """The direction as it goes into `.grad`.
+
+        Args:
+            direction: What the rule returned.
+
+        Returns:
+            The direction times the loss scale, and non-finite if the first gradient was not finite.
+        """
+        if self._scale is not None:
+            unscaled, raw = self._last if self._last is not None else (None, direction)
+            direction = raw if direction is unscaled else direction * self._scale
+        if self._count < 2 or self._finite is None:
+            return direction
+        return _poisoned(direction, self._finite)
+
+    def _circumstances(self) -> AbstractContextManager[None]:
+        self._count += 1
+        if self._count == 1:
+            return self.body.buffers.watched()
+        if self._count == 2:
+            self.enter_context(self.body.buffers.held())
+        if self.body.same_noise:
+            return self._noise.again()
+        return self._noise.afresh(self.body.generator)
+
+    def _run(self, batch: tuple[Any, ...]) -> Tensor:
+        """Forward and backward; returns the loss, detached."""
+        self.body.parameters.clear()
+        loss = self.call.loss_fn(*batch)
+        _check_loss(loss)
+        clean = loss.detach()
+        if self.call.scaler is not None:
+            self._scale = self.call.scaler.scale(torch.ones((), device=loss.device))
+            loss = self.call.scaler.scale(loss)
+        if self.call.backward_fn is None:
+            loss.backward(inputs=self.body.parameters.trainable)
+        else:
+            self.call.backward_fn(loss)
+        return clean
+
+    def _collected(self) -> Vector:
+        gradient = Vector(_dense(param.grad) for param in self.body.parameters.tensors)
+        self.body.parameters.clear()
+        if self._scale is not None:
+            raw, gradient = gradient, gradient * (1.0 / self._scale)
+            self._last = (gradient, raw)
+        if self._finite is None:
+            self._finite = gradient.norm().isfinite()
+        return gradient
+
+
+def _check_loss(loss: object) -> None:
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"loss_fn must return a 0-d tensor, got {type(loss).__name__}")
+    if loss.dim() != 0:
+        raise TypeError(
+            f"loss_fn must return a 0-d tensor, got shape {tuple(loss.shape)}; "
+            "take the mean over the examples"
+        )
+    if not loss.requires_grad:
+        raise TypeError(
+            "loss_fn must return a tensor that depends on the parameters, got one without a graph; "
+            "is the model frozen, or the loss detached?"
+        )
+
+
+def _dense(grad: Tensor | None) -> Tensor | None:
+    if grad is not None and grad.layout != torch.strided:
+        raise TypeError(
+            f"gradients must be dense, got {grad.layout} for a parameter of shape "
+            f"{tuple(grad.shape)}; make the embedding with sparse=False"
+        )
+    return grad
+
+
+def _poisoned(direction: Vector, finite: Tensor) -> Vector:
+    """`direction`, made non-finite where `finite` is false; off the CPU the host does not know."""
+    if finite.device.type == "cpu":
+        return direction if bool(finite) else direction * torch.nan
+    parts = list(direction.parts)
+    for index, part in enumerate(parts):
+        if part is not None:
+            parts[index] = torch.where(finite.to(part.device), part, torch.nan)
+            break  # one part is enough for whoever checks, and costs one pass over it
+    return Vector(parts)

@@ -1,0 +1,80 @@
+"""Weights, there and back: displaced for a pass, and restored bit for bit.
+
+They are restored by copying back what was saved, never by subtracting; their storage never changes.
+The copies are kept from step to step, and only of parameters that move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from flatminima.rules.rule import Here
+from flatminima.vector import Vector, copy_each
+
+__all__ = ["Weights"]
+
+
+@dataclass
+class Weights:
+    """Parameters that can be somewhere else for the time of a pass.
+
+    Args:
+        params: The parameters, in the order of the vectors' parts.
+
+    Example:
+        >>> weight = torch.tensor([1.0])
+        >>> with Weights([weight]).displaced([Vector([torch.tensor([0.5])])]):
+        ...     print(weight)
+        tensor([1.5000])
+        >>> weight
+        tensor([1.])
+    """
+
+    params: Sequence[Tensor]
+    _copies: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+
+    @contextmanager
+    def displaced(self, displacement: list[Vector | Here]) -> Generator[None]:
+        """Put the weights at a displacement, and bring them back on the way out.
+
+        Args:
+            displacement: Holds the displacement, which is taken out of it: once it is added nobody
+                needs it, and its memory is free for the pass.
+
+        Yields:
+            With the weights displaced.
+        """
+        e = displacement.pop()
+        if isinstance(e, Here):
+            yield
+            return
+        moved = [index for index in range(len(e)) if not e.is_absent(index)]
+        weights = [self.params[index].detach() for index in moved]
+        copies = [self._copy(index) for index in moved]
+        with torch.no_grad():
+            copy_each(copies, weights)
+        try:
+            e.add_to([param.detach() for param in self.params])
+            del e
+            torch.clear_autocast_cache()  # it holds casts of the weights by their address
+            yield
+        finally:
+            with torch.no_grad():
+                copy_each(weights, copies)
+            torch.clear_autocast_cache()
+
+    def _copy(self, index: int) -> Tensor:
+        """The copy's place for one parameter, made when it is first needed."""
+        param, copy = self.params[index], self._copies.get(index)
+        if copy is None or _kind(copy) != _kind(param):
+            copy = self._copies[index] = torch.empty_like(param, requires_grad=False)
+        return copy
+
+
+def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return tensor.shape, tensor.dtype, tensor.device
