@@ -4,7 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from flatminima.report.curves import Series, compact, found, seeds
+from flatminima.report.curves import Curve, Series, compact, found, seeds
 from flatminima.report.plate import Entry, Panel, Plate
 from flatminima.report.records import Run, Study
 from flatminima.report.style import REGIONS, label_axes, template
@@ -18,7 +18,9 @@ ROOM = 7  # percent: an area thinner than this has no room for its name
 def shares(study: Study) -> Plate | None:
     """The region shares, a panel per method."""
     curves = {name: found(study, _share(name)) for name in REGIONS}
-    panels = [_panel(dict(zip(curves, same, strict=True))) for same in zip(*curves.values(), strict=True)]
+    panels = [
+        _panel(dict(zip(curves, same, strict=True))) for same in zip(*curves.values(), strict=True)
+    ]
     if not panels:
         return None
     first = curves["steeper"]
@@ -28,11 +30,16 @@ def shares(study: Study) -> Plate | None:
         caption="Each coordinate of the gradient by its change a step uphill, means over seeds, "
         f"{seeds(first)}. Dotted: chance, {CHANCE} % each.",
         panels=panels,
-        legend=[Entry(group=name, label=label, colour=colour) for name, (label, colour) in REGIONS.items()],
+        legend=[
+            Entry(group=name, label=label, colour=colour)
+            for name, (label, colour) in REGIONS.items()
+        ],
     )
 
 
-def _share(name: str):
+def _share(name: str) -> Curve:
+    """The curve of one region, in percent."""
+
     def curve(run: Run) -> tuple[list[float], list[float]]:
         kept = [row for row in run.regions if name in row]
         return [row["epoch"] for row in kept], [100 * row[name] for row in kept]
@@ -46,8 +53,11 @@ def _panel(regions: dict[str, Series]) -> Panel:
     figure.add_traces([_area(name, one) for name, one in regions.items()])
     label_axes(figure, "epoch", "share of coordinates (%)")
     figure.update_yaxes(range=[0, 100], tickvals=[0, 25, 50, 75, 100], showgrid=False)
+    _name(figure, regions)
     for level in (25, 50, 75):
-        figure.add_hline(y=level, line={"dash": "dot", "width": 1, "color": "rgba(255,255,255,0.75)"})
+        figure.add_hline(
+            y=level, line={"dash": "dot", "width": 1, "color": "rgba(255,255,255,0.75)"}
+        )
     figure.update_xaxes(unifiedhovertitle_text="epoch %{x:.1f}")
     method = regions["steeper"].method
     return Panel(figure=figure, title=method.label, method=method.name)
@@ -69,6 +79,30 @@ def _area(name: str, one: Series) -> go.Scatter:
     )
 
 
+def _name(figure: go.Figure, regions: dict[str, Series]) -> None:
+    """Write the share at the end of training into each area that has room for it."""
+    below = 0.0
+    for name, one in regions.items():
+        share = _late(one)
+        if share >= ROOM:
+            figure.add_annotation(
+                text=f"{share:.0f} %",
+                x=1,
+                xref="paper",
+                y=below + share / 2,
+                xanchor="right",
+                xshift=-6,
+                showarrow=False,
+                font_color="white" if name.endswith("steeper") else "#1f2328",
+            )
+        below += share
+
+
+def _late(one: Series) -> float:
+    """The mean share over the last quarter of training."""
+    return float(np.mean(_mean(one)[-max(1, len(one.places) // 4) :]))
+
+
 def _mean(one: Series) -> NDArray[np.floating]:
     """The mean over the runs that have a value."""
     return np.nanmean(one.values, axis=0)
@@ -76,7 +110,7 @@ def _mean(one: Series) -> NDArray[np.floating]:
 
 def _largest(regions: dict[str, Series]) -> str:
     """Which region is the largest over the last quarter of training."""
-    late = {name: float(np.mean(_mean(one)[-max(1, len(one.places) // 4) :])) for name, one in regions.items()}
+    late = {name: _late(one) for name, one in regions.items()}
     name = max(late, key=late.__getitem__)
     label = regions[name].method.label
     return f"Under {label}, {late[name]:.0f} % of coordinates end {REGIONS[name][0]} uphill"

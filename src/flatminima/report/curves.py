@@ -11,7 +11,18 @@ from flatminima.report.interval import Interval, band
 from flatminima.report.records import Json, Method, Run, Study
 from flatminima.report.style import Stroke, faint, strokes, template
 
-__all__ = ["POINTS", "Curve", "Series", "along_epochs", "along_result", "compact", "drawing", "found", "seeds", "thinned"]
+__all__ = [
+    "POINTS",
+    "Curve",
+    "Series",
+    "along_epochs",
+    "along_result",
+    "compact",
+    "drawing",
+    "found",
+    "seeds",
+    "thinned",
+]
 
 Array = NDArray[np.floating]
 Curve = Callable[[Run], tuple[Sequence[float], Sequence[float]]]
@@ -137,7 +148,9 @@ def _band(one: Series, stroke: Stroke) -> go.Scatter:
 def _mean(one: Series, stroke: Stroke, form: str) -> go.Scatter:
     """The mean of a method, with the ends of its interval to read off."""
     mean, half = band(one.values)
-    ends = "" if np.isnan(half).all() else f" [%{{customdata[0]:{form}}}, %{{customdata[1]:{form}}}]"
+    ends = (
+        "" if np.isnan(half).all() else f" [%{{customdata[0]:{form}}}, %{{customdata[1]:{form}}}]"
+    )
     return go.Scatter(
         x=compact(one.places),
         y=compact(mean),

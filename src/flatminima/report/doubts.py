@@ -68,11 +68,16 @@ def _seeds(body: Sequence[Row]) -> Iterator[Doubt]:
     counts = {row.n for row in body}
     if counts and min(counts) < FEW:
         few = [row.method.label for row in body if row.n < FEW]
-        text = f"Fewer than {FEW} seeds for {', '.join(few)}: an interval says little, and one seed has none."
+        text = (
+            f"Fewer than {FEW} seeds for {', '.join(few)}: an interval says little, "
+            "and one seed has none."
+        )
         yield Doubt("Few seeds", text)
     if len(counts) > 1:
         said = ", ".join(f"{row.method.label} {row.n}" for row in body)
-        yield Doubt("Unequal seeds", f"{said}. Differences use common seeds only; the means do not.")
+        yield Doubt(
+            "Unequal seeds", f"{said}. Differences use common seeds only; the means do not."
+        )
 
 
 def _edges(study: Study) -> Iterator[Doubt]:
@@ -82,6 +87,7 @@ def _edges(study: Study) -> Iterator[Doubt]:
         tried = [entry for entry in entries if entry.method is method]
         for entry in (entry for entry in tried if entry.chosen and len(tried) > 1):
             yield from _edge(entry, tried)
+            yield from _second(entry, tried)
 
 
 def _edge(entry: Radius, tried: Sequence[Radius]) -> Iterator[Doubt]:
@@ -95,6 +101,18 @@ def _edge(entry: Radius, tried: Sequence[Radius]) -> Iterator[Doubt]:
             yield Doubt("Radius at the edge", text)
 
 
+def _second(entry: Radius, tried: Sequence[Radius]) -> Iterator[Doubt]:
+    """One chosen radius, if another one does better."""
+    known = [(other, other.accuracy.mean) for other in tried if other.accuracy is not None]
+    top = max(known, key=lambda pair: pair[1], default=(entry, 0.0))[0]
+    if top is not entry:
+        text = (
+            f"The final runs of {entry.method.label} have radius {entry.rho:g}; "
+            f"in the grid {top.rho:g} has the best mean validation accuracy."
+        )
+        yield Doubt("Radius not the best", text)
+
+
 def _eigenvalues(body: Sequence[Row]) -> Iterator[Doubt]:
     """How exact the eigenvalues are."""
     known = [(row.method.label, row.residual) for row in body if row.residual is not None]
@@ -103,7 +121,9 @@ def _eigenvalues(body: Sequence[Row]) -> Iterator[Doubt]:
         text = f"The largest relative residual of λ₁ and λ₅ is {worst:.1g} ({label})."
         loose = [label for label, residual in known if residual > LOOSE]
         if loose:
-            text += f" The eigenvalues of {', '.join(loose)} have not converged: read them as rough."
+            text += (
+                f" The eigenvalues of {', '.join(loose)} have not converged: read them as rough."
+            )
         yield Doubt("Eigenvalues", text)
 
 
@@ -149,7 +169,10 @@ def _code(study: Study) -> Iterator[Doubt]:
 def _always(study: Study) -> Iterator[Doubt]:
     """What holds of every study."""
     if any((run.result or {}).get("slice_2d") for run in study.runs):
-        text = "A surface is two directions of thousands, around one run: an illustration, no measurement."
+        text = (
+            "A surface shows two directions of thousands, around one run: "
+            "a picture, no measurement."
+        )
         yield Doubt("Landscape", text)
     if any(run.number("seconds_per_step") for run in study.runs):
         text = "Seconds per step are wall clock, with whatever else the machine did at the time."

@@ -1,5 +1,6 @@
 """The figures of a report, each under a title that says what is seen."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,7 +42,13 @@ def accuracies(study: Study) -> Plate | None:
         return None
     figure = drawing(study, curves, place="epoch", form=".1f")
     label_axes(figure, "epoch", "test accuracy (%)")
-    return _plate(study, curves, figure, name="test-accuracy", title=_ending(study))
+    floor = _floor(curves)
+    note = ""
+    if floor is not None:
+        figure.update_yaxes(range=[floor, _ceiling(curves)])
+        note = f"The axis begins at {floor:g} %, above the first epochs. "
+    title = _ending(study)
+    return _plate(study, curves, figure, name="test-accuracy", title=title, note=note)
 
 
 def losses(study: Study) -> Plate | None:
@@ -56,7 +63,8 @@ def losses(study: Study) -> Plate | None:
         single="Training loss through training",
     )
     figure = drawing(study, curves, place="epoch", form=".3f")
-    label_axes(figure, "epoch", "training loss (log scale)").update_yaxes(type="log", dtick="D2")
+    label_axes(figure, "epoch", "training loss (log scale)")
+    figure.update_yaxes(type="log", tickvals=_ticks(curves), tickformat="~g")
     return _plate(study, curves, figure, name="training-loss", title=title)
 
 
@@ -93,6 +101,38 @@ def slices(study: Study) -> Plate | None:
     return _plate(study, curves, figure, name="slice", title=title, note=note)
 
 
+def _floor(curves: Sequence[Series]) -> float | None:
+    """Where the axis may begin so that the second half of training fills it, if that helps."""
+    late = min(float(np.nanmin(one.values[:, len(one.places) // 2 :])) for one in curves)
+    first = min(float(np.nanmin(one.values)) for one in curves)
+    top = _ceiling(curves)
+    floor = math.floor((late - 0.05 * (top - late)) / 5) * 5.0
+    return floor if top - floor < 0.6 * (top - first) else None
+
+
+def _ceiling(curves: Sequence[Series]) -> float:
+    """A little above the highest value."""
+    high = max(float(np.nanmax(one.values)) for one in curves)
+    low = min(float(np.nanmin(one.values[:, len(one.places) // 2 :])) for one in curves)
+    return high + 0.05 * (high - low)
+
+
+def _ticks(curves: Sequence[Series]) -> list[float]:
+    """Round numbers along a logarithmic axis: 1, 2, 5, or powers of ten if these are many."""
+    values = np.concatenate([one.values.ravel() for one in curves])
+    values = values[values > 0]
+    if not len(values):
+        return []
+    powers = range(math.floor(np.log10(values.min())), math.ceil(np.log10(values.max())) + 1)
+    ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    inside = [tick for tick in ticks if 0.8 * values.min() <= tick <= 1.25 * values.max()]
+    return (
+        inside
+        if len(inside) <= 9
+        else [tick for tick in inside if tick in {10.0**power for power in powers}]
+    )
+
+
 def lowest(
     values: Sequence[tuple[str, Interval | None]], *, seen: str, alike: str, single: str
 ) -> str:
@@ -115,10 +155,18 @@ def lowest(
 
 
 def _plate(
-    study: Study, curves: Sequence[Series], figure: go.Figure, *, name: str, title: str, note: str = ""
+    study: Study,
+    curves: Sequence[Series],
+    figure: go.Figure,
+    *,
+    name: str,
+    title: str,
+    note: str = "",
 ) -> Plate:
     """Curves with their legend and caption."""
-    thin = f" Thinned to {POINTS} points." if any(len(one.places) == POINTS for one in curves) else ""
+    thin = (
+        f" Thinned to {POINTS} points." if any(len(one.places) == POINTS for one in curves) else ""
+    )
     return Plate(
         name=name,
         title=title,

@@ -23,6 +23,13 @@
     return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, decode(item)]));
   }
 
+  const sizes = new ResizeObserver((changes) => {
+    for (const { target, contentRect } of changes) {
+      const size = Math.round(contentRect.width);
+      if (size > 0 && size !== Math.round(target._fullLayout.width)) Plotly.Plots.resize(target);
+    }
+  });
+
   const theme = () => data.templates[dark.matches && !printing ? "dark" : "light"];
   const drawing = (plot) => data.plates[plot.dataset.plate].views[plot.dataset.view][plot.dataset.panel];
 
@@ -39,12 +46,13 @@
     const panel = drawing(plot);
     const shown = visible(plot);
     const traces = decode(panel.data).map((trace, place) => ({ ...trace, visible: shown[place] }));
-    const { height, ...layout } = panel.layout;
+    const layout = panel.layout;
     const plain = panel.layout.scene === undefined;
     const mode = plain ? { dragmode: fine ? "zoom" : false } : {};
     await Plotly.newPlot(plot, traces, { ...layout, ...mode, showlegend: false, template: theme() },
-      { displayModeBar: false, responsive: true, scrollZoom: false });
+      { displayModeBar: false, scrollZoom: false });
     plot.dataset.drawn = "true";
+    sizes.observe(plot);
     if (!plain) link(plot);
   }
 
@@ -70,7 +78,7 @@
     all(".views button", figure).forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.view === view)));
     all(".panels", figure).forEach((panels) => { panels.hidden = panels.dataset.view !== view; });
     const plots = all(`.plot[data-view=${view}]`, figure);
-    return Promise.all(plots.map((plot) => plot.dataset.drawn ? Plotly.Plots.resize(plot) : draw(plot)));
+    return Promise.all(plots.filter((plot) => !plot.dataset.drawn).map(draw));
   }
 
   function toggle(button) {
@@ -112,7 +120,7 @@
       const layout = { ...panel.layout, template: data.templates.light, showlegend: true, paper_bgcolor: "white",
         title: { text: title, x: 0.02, xanchor: "left", font: { size: 17 } }, margin: { ...panel.layout.margin, t: 84 } };
       if (camera) layout.scene = { ...panel.layout.scene, camera };
-      const size = { width: 860, height: panel.layout.height ? panel.layout.height + 90 : 560 };
+      const size = { width: 860, height: 560 };
       const url = await Plotly.toImage({ data: traces, layout }, { format: "svg", ...size });
       save([figure.id, name, "svg"].filter(Boolean).join(".").replace(/\.(?=[^.]*\.)/g, "-"), url);
     }

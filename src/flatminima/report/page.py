@@ -22,6 +22,7 @@ from flatminima.report.table import answer, grid, rows
 
 __all__ = ["html", "write"]
 
+NARROW = {" = ": "\u00a0=\u00a0", " ": "\u00a0"}  # no line is broken at these spaces
 PARTS = ("low", "mean", "high")
 
 
@@ -45,22 +46,26 @@ def write(study_folder: Path | str, out: Path | str | None = None) -> Path:
 def html(study: Study) -> str:
     """The report of a study as text."""
     drawn = plates(study)
-    return _environment().get_template("page.html.j2").render(
-        study=study,
-        answer=answer(study),
-        facts=list(_facts(study)),
-        setting=common(study),
-        colours={name: stroke.colour for name, stroke in strokes(study).items()},
-        inks=INKS,
-        table=main_table(study),
-        marks=_marks(study),
-        radii=radius_table(study),
-        radius_methods=[entry.method.name for entry in grid(study)],
-        plates=drawn,
-        doubts=doubts(study),
-        trouble=[run for run in study.select(done=False) if run.status != "done"],
-        plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library's own text
-        data=_script(_payload(study, drawn)),
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            study=study,
+            answer=answer(study),
+            facts=list(_facts(study)),
+            setting=common(study),
+            colours={name: stroke.colour for name, stroke in strokes(study).items()},
+            inks=INKS,
+            table=main_table(study),
+            marks=_marks(study),
+            radii=radius_table(study),
+            radius_methods=[entry.method.name for entry in grid(study)],
+            plates=drawn,
+            doubts=doubts(study),
+            trouble=[run for run in study.select(done=False) if run.status != "done"],
+            plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library's own text
+            data=_script(_payload(study, drawn)),
+        )
     )
 
 
@@ -73,13 +78,16 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    here.filters |= {"minus": _minus, "words": _words, "unit": _unit}
+    here.filters |= {"fine": _fine, "words": _words, "unit": _unit}
     return here
 
 
-def _minus(text: str) -> str:
-    """Text with a minus sign before negative numbers, where records have a hyphen."""
-    return re.sub(r"(?<![\w-])-(?=\d)", "−", text)
+def _fine(text: str) -> str:
+    """Text with minus signs before negative numbers, and no line broken before a unit."""
+    text = re.sub(r"(?<![\w-])-(?=\d)", "−", text)
+    return re.sub(
+        r"(?<=\bn) = (?=\d)|(?<=\d) (?=%|points|seeds?\b)", lambda gap: NARROW[gap[0]], text
+    )
 
 
 def _words(header: str) -> str:

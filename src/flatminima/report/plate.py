@@ -48,3 +48,8 @@ class Plate:
     """What its colours mean."""
     flat: Sequence[Panel] = ()
     """The same data without depth: a second view, and the one for paper."""
+
+    @property
+    def single(self) -> bool:
+        """Whether it is a single drawing, which half the width of a page holds."""
+        return len(self.panels) == 1

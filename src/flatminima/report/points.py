@@ -23,7 +23,7 @@ def differences(study: Study) -> Plate | None:
     _rule(figure, study.baseline, [row.method.label for row in reversed(drawn)])
     n = _range(row.difference.n for row in drawn if row.difference)
     caption = (
-        "A dot is one seed, trained both ways; a bar is their mean with its 95 % interval. "
+        "A dot is one seed, trained both ways; the bar is the 95 % interval of their mean. "
         f"{study.baseline.label} is the line at 0. n = {n}."
     )
     return Plate(
@@ -52,7 +52,7 @@ def _rule(figure: go.Figure, baseline: Method, labels: list[str]) -> None:
         zerolinecolor=GREY,
         rangemode="tozero",
     )
-    figure.update_layout(margin_t=8, height=80 + 56 * len(labels))
+    figure.update_layout(margin_t=8)
 
 
 def _interval(study: Study, row: Row, place: int) -> go.Scatter:
@@ -69,7 +69,7 @@ def _interval(study: Study, row: Row, place: int) -> go.Scatter:
             "line": {"width": 4, "color": colour},
             "opacity": 1,
         },
-        line={"color": faint(colour, 0.55), "width": 6},
+        line={"color": faint(colour, 0.7), "width": 6},
         name=row.method.label,
         legendgroup=row.method.name,
         showlegend=False,
@@ -85,7 +85,7 @@ def _dots(study: Study, row: Row, place: int) -> go.Scatter:
         x=[100 * ((accuracy(one) or 0.0) - (accuracy(other) or 0.0)) for one, other in pairs],
         y=[place - 0.16] * len(pairs),
         mode="markers",
-        marker={"size": 9, "color": faint(colour, 0.65)},
+        marker={"size": 9, "color": faint(colour, 0.8)},
         text=[_told(one, other) for one, other in pairs],
         name=f"{row.method.label}, seeds",
         legendgroup=row.method.name,
@@ -108,7 +108,10 @@ def _told(one: Run, other: Run) -> str:
     """Two runs in words."""
     return "<br>".join(
         [f"seed {one.seed}"]
-        + [f"{run.method} {100 * (accuracy(run) or 0):.2f} %, run {run.key}" for run in (one, other)]
+        + [
+            f"{run.method} {100 * (accuracy(run) or 0):.2f} %, run {run.key}"
+            for run in (one, other)
+        ]
     )
 
 
@@ -132,9 +135,13 @@ def radii(study: Study) -> Plate | None:
     if not entries:
         return None
     figure = go.Figure(layout={"template": template(), "hovermode": "closest"})
-    methods = [method for method in study.methods if any(e.method is method for e in entries)]
-    for method in methods:
-        figure.add_trace(_radius_line(study, [e for e in entries if e.method is method]))
+    methods = [
+        method for method in study.methods if any(entry.method is method for entry in entries)
+    ]
+    for place, method in enumerate(methods):
+        mine = [entry for entry in entries if entry.method is method]
+        aside = 1.025 ** (place - (len(methods) - 1) / 2)  # else one interval hides another
+        figure.add_trace(_radius_line(study, mine, aside))
     label_axes(figure, "radius ρ (log scale)", "validation accuracy (%)")
     ticks = sorted({entry.rho for entry in entries})
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{rho:g}" for rho in ticks])
@@ -149,12 +156,12 @@ def radii(study: Study) -> Plate | None:
     )
 
 
-def _radius_line(study: Study, entries: list[Radius]) -> go.Scatter:
+def _radius_line(study: Study, entries: list[Radius], aside: float) -> go.Scatter:
     """The accuracies of one method, the chosen radius ringed."""
     stroke, method = strokes(study)[entries[0].method.name], entries[0].method
     known = [(entry, entry.accuracy) for entry in entries if entry.accuracy is not None]
     return go.Scatter(
-        x=[entry.rho for entry, _ in known],
+        x=[aside * entry.rho for entry, _ in known],
         y=[value.mean for _, value in known],
         error_y={"array": [value.half or 0.0 for _, value in known], "width": 0, "thickness": 1.4},
         mode="lines+markers",
@@ -166,7 +173,9 @@ def _radius_line(study: Study, entries: list[Radius]) -> go.Scatter:
             "line": {"width": [3 if entry.chosen else 0 for entry, _ in known]},
             "opacity": 1,
         },
-        text=[f"{method.label}, ρ = {entry.rho:g}: {value} %, n = {value.n}" for entry, value in known],
+        text=[
+            f"{method.label}, ρ = {entry.rho:g}: {value} %, n = {value.n}" for entry, value in known
+        ],
         name=method.label,
         legendgroup=method.name,
         hovertemplate="%{text}<extra></extra>",
@@ -175,5 +184,9 @@ def _radius_line(study: Study, entries: list[Radius]) -> go.Scatter:
 
 def _chosen(entries: list[Radius]) -> str:
     """Which radii the final runs have."""
-    said = [f"ρ = {entry.rho:g} for {entry.method.label}" for entry in entries if entry.chosen]
-    return f"Validation chose {', '.join(said)}" if said else "Validation accuracy by radius"
+    chosen: dict[float, list[str]] = {}
+    for entry in entries:
+        if entry.chosen:
+            chosen.setdefault(entry.rho, []).append(entry.method.label)
+    said = [f"{rho:g} for {' and '.join(labels)}" for rho, labels in chosen.items()]
+    return f"Chosen radius: {', '.join(said)}" if said else "Validation accuracy by radius"

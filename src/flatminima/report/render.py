@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -86,7 +87,7 @@ def main_table(study: Study) -> Table:
         "Test accuracy, last epoch (%)": lambda row: _spread(row.last),
         "Test accuracy, best epoch (%)": lambda row: _spread(row.best),
         f"Difference to {base} (points)": lambda row: _signed(row.difference),
-        "Training loss": lambda row: _spread(row.train_loss, 2),
+        "Training loss": lambda row: _spread(row.train_loss),
         "λ₁": lambda row: _spread(row.top),
         "λ₁/λ₅": lambda row: _spread(row.ratio),
         "Relative residual": lambda row: _plain(row.residual, ".0e"),
@@ -126,10 +127,16 @@ def _radius_cells(entry: Radius) -> list[Cell]:
 
 def text(table: Table) -> str:
     """A table for the terminal; the best of a column has a star."""
-    lines = [list(table.header)]
-    lines += [[cell.text + "*" * cell.best for cell in line] for line in table.rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["─" * width for width in widths])
+    body = [[cell.text + "*" * cell.best for cell in line] for line in table.rows]
+    columns = zip(*body, strict=True) if body else ((),) * len(table.header)
+    heads = [
+        textwrap.wrap(head, max(map(len, ("Method", *head.split(), *column))))
+        for head, column in zip(table.header, columns, strict=True)
+    ]
+    depth = max(map(len, heads))
+    top = [*zip(*([""] * (depth - len(head)) + head for head in heads), strict=True)]
+    widths = [max(map(len, column)) for column in zip(*top, *body, strict=True)]
+    lines = [*top, ["─" * width for width in widths], *body]
     return "\n".join(_aligned(line, widths) for line in lines) + "\n"
 
 
@@ -143,8 +150,12 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
 def markdown(table: Table) -> str:
     """A table in Markdown; the best of a column is bold."""
     lines = [list(table.header), ["---", *["--:"] * (len(table.header) - 1)]]
-    lines += [[f"**{cell.text}**" if cell.best else cell.text for cell in line] for line in table.rows]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    lines += [
+        [f"**{cell.text}**" if cell.best else cell.text for cell in line] for line in table.rows
+    ]
+    return "".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines
+    )
 
 
 def latex(table: Table) -> str:
@@ -160,7 +171,9 @@ def latex(table: Table) -> str:
 
 def _escaped(words: str) -> str:
     """Text with every character that LaTeX reads otherwise spelled out."""
-    return "".join(LATEX.get(letter, letter) for letter in words).replace("$$", "")  # λ₁ is one formula
+    return "".join(LATEX.get(letter, letter) for letter in words).replace(
+        "$$", ""
+    )  # λ₁ is one formula
 
 
 def main_csv(study: Study) -> str:
@@ -242,6 +255,8 @@ def _spread(value: Interval | None, digits: int = 1) -> str:
     """A mean with half the width of its interval."""
     if value is None:
         return ABSENT
+    if value.mean and math.isfinite(value.mean):  # two figures at least, however small
+        digits = max(digits, min(6, 1 - math.floor(math.log10(abs(value.mean)))))
     digits = max(digits, decimals(value.half))
     if value.half is None:
         return f"{value.mean:.{digits}f}"

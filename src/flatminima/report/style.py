@@ -8,11 +8,23 @@ import plotly.graph_objects as go
 from flatminima.report.plate import Entry
 from flatminima.report.records import Study
 
-__all__ = ["GREY", "INKS", "PALETTE", "REGIONS", "Stroke", "faint", "label_axes", "legend", "strokes", "template"]
+__all__ = [
+    "GREY",
+    "INKS",
+    "PALETTE",
+    "REGIONS",
+    "Stroke",
+    "faint",
+    "label_axes",
+    "legend",
+    "strokes",
+    "template",
+]
 
 # Okabe and Ito 2008, told apart by colour-blind eyes; yellow last, for it is faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 GREY = "#858585"
+LEFT = 46  # pixels; the same for all, so that axes stand below one another
 DASHES = ("solid", "dash", "dot", "dashdot")
 FONT = '-apple-system, BlinkMacSystemFont, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
@@ -94,12 +106,16 @@ def template(theme: str = "light") -> go.layout.Template:
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "colorway": list(PALETTE),
-            "margin": {"l": 44, "r": 12, "t": 34, "b": 44},
+            "margin": {"l": LEFT, "r": 12, "t": 34, "b": 46},
             "xaxis": axis | {"showgrid": False},
-            "yaxis": axis,
+            "yaxis": axis | {"automargin": False},
             "scene": {"xaxis": space, "yaxis": space, "zaxis": space},
-            "hoverlabel": {"bgcolor": ink.paper, "bordercolor": ink.grid,
-                           "font": {"color": ink.text, "size": 13}, "namelength": -1},
+            "hoverlabel": {
+                "bgcolor": ink.paper,
+                "bordercolor": ink.grid,
+                "font": {"color": ink.text, "size": 13},
+                "namelength": -1,
+            },
             "annotationdefaults": {"font": {"color": ink.quiet, "size": 13}},
             "shapedefaults": {"line": {"color": ink.quiet}},
             "legend": {"orientation": "h", "x": 0, "y": -0.2},
@@ -111,8 +127,16 @@ def label_axes(figure: go.Figure, across: str, up: str) -> go.Figure:
     """Name both axes; the upright one above itself, where it reads without turning the head."""
     figure.update_xaxes(title_text=across)
     figure.add_annotation(
-        text=up, x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom",
-        xshift=-34, yshift=10, showarrow=False,
+        text=up,
+        x=0,
+        y=1,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor="bottom",
+        xshift=-LEFT,
+        yshift=10,
+        showarrow=False,
     )
     return figure
 

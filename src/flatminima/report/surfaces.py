@@ -13,7 +13,8 @@ from flatminima.report.style import label_axes, template
 
 __all__ = ["surfaces"]
 
-SCALE = "Cividis"  # even to the eye, and to the colour-blind eye
+# Viridis without its darkest part, in which light and shade would drown.
+SCALE = ("#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 CAMERA = {"eye": {"x": 1.35, "y": -1.45, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.18}}
 LEVELS = 14
 
@@ -63,15 +64,20 @@ def _surface(plane: Plane, ends: tuple[float, float]) -> go.Figure:
         x=one.astype(np.float32),
         y=two.astype(np.float32),
         z=loss.astype(np.float32),
-        colorscale=SCALE,
+        colorscale=list(SCALE),
         cmin=ends[0],
         cmax=ends[1],
         showscale=False,
         name=f"{method.label}, seed {run.seed}, run {run.key}",
         hovertemplate="%{x:.2f}, %{y:.2f}<br>loss %{z:.3f}<extra>%{fullData.name}</extra>",
         lighting={"ambient": 0.75, "diffuse": 0.5, "specular": 0.05, "roughness": 0.9},
-        contours_z={"show": True, "usecolormap": True, "project_z": True, "start": ends[0],
-                    "end": ends[1], "size": _step(*ends)},
+        contours_z={
+            "show": True,
+            "color": "rgba(255,255,255,0.55)",
+            "start": ends[0],
+            "end": ends[1],
+            "size": _step(*ends),
+        },
     )
     figure = go.Figure(trace, layout={"template": template()})
     reach = {"range": [float(one[0]), float(one[-1])], "nticks": 5}
@@ -95,7 +101,7 @@ def _contours(plane: Plane, ends: tuple[float, float]) -> go.Figure:
         x=one.astype(np.float32),
         y=two.astype(np.float32),
         z=loss.astype(np.float32),
-        colorscale=SCALE,
+        colorscale=list(SCALE),
         zmin=ends[0],
         zmax=ends[1],
         autocontour=False,
@@ -111,7 +117,9 @@ def _contours(plane: Plane, ends: tuple[float, float]) -> go.Figure:
         name=f"{method.label}, seed {run.seed}, run {run.key}",
         hovertemplate="%{x:.2f}, %{y:.2f}<br>loss %{z:.3f}<extra>%{fullData.name}</extra>",
     )
-    figure = label_axes(go.Figure(trace, layout={"template": template()}), "direction 1", "direction 2")
+    figure = label_axes(
+        go.Figure(trace, layout={"template": template()}), "direction 1", "direction 2"
+    )
     return figure.update_yaxes(scaleanchor="x", constrain="domain").update_xaxes(constrain="domain")
 
 
@@ -124,6 +132,8 @@ def _step(low: float, high: float) -> float:
 
 def _title(planes: Sequence[Plane]) -> str:
     """How far each surface rises."""
-    rises = [(method.label, float(np.nanmax(loss) - np.nanmin(loss))) for method, *_, loss in planes]
+    rises = [
+        (method.label, float(np.nanmax(loss) - np.nanmin(loss))) for method, *_, loss in planes
+    ]
     said = [f"{rise:.2g} around {label}" for label, rise in rises]
     return f"On the same square the loss rises by {' and by '.join(said)}"

@@ -170,15 +170,21 @@ def answer(study: Study) -> str:
     if missing := _missing(study):
         return f"No answer yet: {missing}."
     first, *rest = [_row(study, method) for method in study.others]
-    return _sentence(study, first) + _unfinished(study) + _tally(rest, study.baseline.label if study.baseline else "")
+    return (
+        _sentence(study, first)
+        + _unfinished(study)
+        + _tally(rest, study.baseline.label if study.baseline else "")
+    )
 
 
 def _missing(study: Study) -> str:
     """Why there is no answer, or an empty string."""
     planned = study.select(stage="final", done=False)
     if not study.select(stage="final"):
-        return f"none of {_count(len(planned), 'final run')} has finished" if planned else (
-            "there is no final run"
+        return (
+            f"none of {_count(len(planned), 'final run')} has finished"
+            if planned
+            else ("there is no final run")
         )
     if study.baseline is None:
         return "the study names no baseline to compare with"
@@ -203,7 +209,8 @@ def _sentence(study: Study, row: Row) -> str:
             "in the only seed they share, which gives no interval"
         )
     if not value.decided:
-        return f"No difference between {ours} and {theirs}: {value} points, {_seeds(value)}"
+        mean, _, ends = str(value).partition(" ")
+        return f"No difference between {ours} and {theirs}: {mean} points {ends}, {_seeds(value)}"
     verb = "beats" if value.mean > 0 else "loses to"
     return f"{ours} {verb} {theirs} by {_size(value)} points {_ends(value)}, {_seeds(value)}"
 
