@@ -191,7 +191,7 @@ class Objective:
                 self.passes += 4.0
                 total = w.zeros_like()
                 # A forward pass anew needs the guard anew: the same dropout masks in every product.
-                with self._guard() if kept is None else nullcontext():
+                with self._guard() if kept is None else nullcontext(), torch.enable_grad():
                     for index, piece in enumerate(self._pieces):
                         linear = self._linear(*piece, w) if kept is None else kept[index]
                         weight, point, slope = linear

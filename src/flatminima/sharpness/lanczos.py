@@ -147,7 +147,7 @@ def top_eigenpairs(
     window = 4 * k + 20 if window is None else window
     _check(operator.size, k, tolerance, risk, window, max_products)
     before = operator.products
-    with operator, torch.no_grad():
+    with operator:
         basis = Krylov(operator, window, torch.Generator().manual_seed(seed))
         search = _Search(basis, k, tolerance, risk, before + max_products - k, progress)
         missed = search.run()

@@ -61,7 +61,7 @@ class Operator(ABC):
             v: A vector with as many parts as `like`.
 
         Returns:
-            A v, shaped like `v`.
+            A v, shaped like `v` and without a graph.
 
         Raises:
             ValueError: If `v` has another number of parts.
@@ -71,7 +71,7 @@ class Operator(ABC):
         with self:
             assert self._product is not None
             self.products += 1
-            return self._product(v)
+            return self._product(v).detach()
 
     def __enter__(self) -> Self:
         if self._depth == 0:
