@@ -77,7 +77,8 @@ def unnormalized(w: Vector, g: Vector, rho: Radius) -> Vector:
     Returns:
         The displacement, shaped like `w`; 0 if `g` is 0 or not finite.
 
-    Source: Andriushchenko & Flammarion 2022, arXiv:2206.06232, section 3.
+    Source: Andriushchenko & Flammarion 2022, arXiv:2206.06232, and the option `sam_no_grad_norm` of
+        tml-epfl/understanding-sam.
     Cost: one pass over the parameters; no gradient.
 
     Example:
@@ -108,9 +109,9 @@ def adaptive(
         w: The weights.
         g: The gradient at `w`, shaped like `w`.
         rho: The radius, a multiple of the weights' own size (no unit). Default from the authors'
-            CIFAR-10 example.
+            code, for CIFAR-10; it uses 1.0 for CIFAR-100.
         eta: Added to the size of every weight, so that a weight of 0 can move. Default from the
-            authors' optimizer; their CIFAR-10 example passes 0.
+            authors' optimizer; their CIFAR example passes 0.
         scale: What a weight is measured by: `element`, its own size; `filter`, the norm of its
             output row (the first axis; a vector is one filter per entry); `layer`, the norm of its
             whole tensor.
@@ -119,7 +120,7 @@ def adaptive(
     Returns:
         The displacement, shaped like `w`; 0 if `g` is 0 or not finite.
 
-    Source: Kwon et al. 2021, arXiv:2102.11600, equations 7 and 8.
+    Source: Kwon et al. 2021, arXiv:2102.11600, and the authors' code, SamsungLabs/ASAM.
     Differs: the authors' code scales parameters whose name contains "weight" and treats the others
         as plain SAM does; here every parameter is scaled. Give biases and norms a group of their
         own to leave them out.
@@ -141,8 +142,7 @@ def adaptive(
 
 
 def random(w: Vector, g: Vector, rho: Radius, *, generator: torch.Generator) -> Vector:
-    """A displacement of fixed length in a random direction: the control for every claim about the
-    ascent.
+    """A displacement of fixed length in a random direction: the control for the ascent.
 
         e = rho z / ||z||_2,   z ~ N(0, I)
 
@@ -159,9 +159,8 @@ def random(w: Vector, g: Vector, rho: Radius, *, generator: torch.Generator) -> 
     Cost: one draw per parameter, made on the CPU so that every device sees the same; no gradient.
 
     Example:
-        >>> e = random(Vector([torch.zeros(3)]), Vector([torch.ones(3)]), 0.5,
-        generator=torch.Generator())
-        >>> e.norm()
+        >>> w, g = Vector([torch.zeros(3)]), Vector([torch.ones(3)])
+        >>> random(w, g, 0.5, generator=torch.Generator()).norm()
         tensor(0.5000)
     """
     z = moved(g, rho).randn_like(generator)
@@ -204,6 +203,14 @@ def moved(g: Vector, rho: Radius) -> Vector:
 def size(weight: Tensor, scale: Scaling, eta: float) -> Tensor:
     """The size t of the weights that adaptive rules measure by, shaped to multiply `weight`.
 
+    Args:
+        weight: A parameter.
+        scale: What a weight is measured by, as in `adaptive`.
+        eta: Added to the size.
+
+    Returns:
+        The size: one per element, per filter or for the whole tensor, with axes that broadcast.
+
     Example:
         >>> size(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "filter", 0.1)
         tensor([[5.1000],
@@ -226,11 +233,19 @@ def _nonzero(norm: Tensor) -> Tensor:
 def _radius(
     rho: Radius, norm: Tensor, *, unit: bool = False, unless: Tensor | None = None
 ) -> Scale:
-    """What to multiply a direction of length `norm` by: `rho / norm`, or `rho` for one that is of
-    unit length already.
+    """What to multiply a direction of length `norm` by, so that it is `rho` long.
 
-    It is 0 where `unless` (the norm itself, if not given) is 0 or not finite. With one radius per
-    parameter it is a tuple, in which parameters that do not move keep the number 0.
+        rho / norm;   rho if the direction is of unit length already
+
+    Args:
+        rho: The radius.
+        norm: The length of the direction.
+        unit: Whether the direction is of unit length, in the norm of its rule.
+        unless: What is to be finite and not 0, or the result is 0; by default the norm itself.
+
+    Returns:
+        One factor, or with one radius per parameter a tuple, in which parameters that do not move
+        keep the number 0.
     """
     checked = norm if unless is None else unless
     usable = checked.isfinite() & (checked > 0)

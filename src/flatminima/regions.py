@@ -1,8 +1,7 @@
-"""How the slope changed uphill: the sign and size of the perturbed gradient beside the current one,
-coordinate by coordinate.
+"""How the slope changed uphill, coordinate by coordinate, in sign and in size.
 
-With r = p / g, every finite coordinate is in exactly one of four regions. Two bits decide, and
-nothing is divided:
+With r = p / g, the perturbed gradient over the current one, every finite coordinate is in exactly
+one of four regions. Two bits decide, and nothing is divided:
 
     reversed = the signs of g and p are opposite        steeper = |p| > |g|
 
@@ -59,8 +58,9 @@ def region(g: Tensor, p: Tensor) -> Tensor:
     Cost: five passes over the coordinates.
 
     Example:
-        >>> region(torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0]), torch.tensor([2.0, 0.5, -2.0, -0.5,
-        0.0])) tensor([1, 2, 3, 4, 2], dtype=torch.uint8)
+        >>> g, p = torch.tensor([1.0, 1.0, 1.0, 1.0]), torch.tensor([2.0, 0.5, -2.0, -0.5])
+        >>> region(g, p)
+        tensor([1, 2, 3, 4], dtype=torch.uint8)
     """
     reverse = (g.sign() * p.sign()) < 0
     return (2 - (p.abs() > g.abs()).to(torch.uint8)) + 2 * reverse.to(torch.uint8)
@@ -129,6 +129,16 @@ def where(
 
     It selects and does not blend, so that a value that is not taken, infinite say, leaves no trace.
 
+    Args:
+        g: The current gradient.
+        p: The perturbed gradient.
+        chosen: The regions that take `inside`.
+        inside: What they take, shaped like `g`.
+        outside: What the others take, shaped like `g`.
+
+    Returns:
+        The selection, shaped like `g`.
+
     Example:
         >>> g, p = Vector([torch.tensor([1.0, 1.0])]), Vector([torch.tensor([2.0, 0.5])])
         >>> where(g, p, {Region.STEEPER}, p, g).parts[0]
@@ -143,6 +153,14 @@ def where(
 
 def factors(g: Vector, p: Vector, factor: Mapping[Region, float]) -> Vector:
     """One factor per coordinate, by its region; 1 where the region is not named.
+
+    Args:
+        g: The current gradient.
+        p: The perturbed gradient.
+        factor: The factor of each region.
+
+    Returns:
+        The factors, shaped like `g`.
 
     Example:
         >>> g, p = Vector([torch.tensor([1.0, 1.0])]), Vector([torch.tensor([2.0, 0.5])])
@@ -164,8 +182,10 @@ def factors(g: Vector, p: Vector, factor: Mapping[Region, float]) -> Vector:
 
 @dataclass(frozen=True, kw_only=True)
 class LegacyShares:
-    """The four classes as published, and the share that belongs to none of them; the five sum to
-    1."""
+    """The four classes as published, and the share that belongs to none of them.
+
+    The five sum to 1.
+    """
 
     checkpoint1: float
     checkpoint2: float
@@ -175,13 +195,13 @@ class LegacyShares:
 
 
 def legacy_shares(g: Vector | Tensor, p: Vector | Tensor) -> LegacyShares:
-    """The shares as the published code counts them, faults included, to compare with published
-    figures only.
+    """The shares as the published code counts them, faults included.
 
         r = p / (g + 1e-8);  r > 1,  0 < r < 1,  r < 0 and |r| > 1,  r < 0 and |r| < 1
 
-    The epsilon sits on the signed denominator: between -1e-8 and 0 the sign of r flips, and r in
-    {-1, 0, 1} or NaN belongs to no class. Use `shares` for anything else.
+    They are for comparison with published figures; use `shares` for anything else. The epsilon sits
+    on the signed denominator: between -1e-8 and 0 the sign of r flips, and r in {-1, 0, 1} or NaN
+    belongs to no class.
 
     Args:
         g: The current gradient.
@@ -215,8 +235,7 @@ def legacy_shares(g: Vector | Tensor, p: Vector | Tensor) -> LegacyShares:
 
 
 def legacy_mask(g: Tensor, p: Tensor, chosen: Collection[Region]) -> Tensor:
-    """Where the published hybrid of these regions takes the perturbed gradient, boundary cases
-    included.
+    """Where the published hybrid of these regions takes `p`, boundary cases included.
 
     Args:
         g: The current gradient.
@@ -288,15 +307,26 @@ def _pair(g: Vector | Tensor, p: Vector | Tensor) -> tuple[Vector, Vector]:
 
 
 def _counts(g: Vector, p: Vector) -> list[int]:
-    """How many coordinates are in each region, after an unused 0; then how many are zero in both
-    gradients."""
+    """How many coordinates are in each region, and how many are zero in both gradients.
+
+    Args:
+        g: The current gradient.
+        p: The perturbed gradient, with the same parts.
+
+    Returns:
+        Six counts: an unused 0, regions 1 to 4, and the coordinates with g = p = 0.
+
+    Raises:
+        ValueError: If there is no coordinate, or a gradient is not finite.
+    """
     if not any(part.numel() for part in g.tensors):
         raise ValueError("g must have a coordinate, got none; no parameter has a gradient")
     rows = [_row(a, b) for a, b in zip(g.tensors, p.tensors, strict=True)]
     *counts, invalid = torch.stack([row.to(rows[0].device) for row in rows]).sum(0).tolist()
     if invalid:
         raise ValueError(
-            f"gradients must be finite, got {invalid} coordinates that are not; a step with such a gradient has no regions"
+            f"gradients must be finite, got {invalid} coordinates that are not; "
+            "a step with such a gradient has no regions"
         )
     return counts
 

@@ -1,13 +1,15 @@
-"""Buffers move in the first pass only: running statistics see every batch once, and never at
-perturbed weights.
+"""Buffers move in the first pass only, not at perturbed weights.
 
-It holds for any buffer of any module, not for batch normalisation by name: whatever the first pass
-left is put back after each further one.
+So running statistics see every batch once. It holds for any buffer of any module, not for batch
+normalisation by name: whatever the first pass left is put back after each further one.
 """
+
+# torch keeps a module's buffers in `_buffers`, and has no public way to put another tensor there.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,7 +48,7 @@ class Buffers:
     _called: dict[nn.Module, None] = field(default_factory=dict)
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
+    def watched(self) -> Generator[None]:
         """Note, during the first pass, which modules there are."""
         if self.model is not None:
             yield
@@ -64,7 +66,7 @@ class Buffers:
             handle.remove()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> Generator[None]:
         """Whatever moves inside is put back on the way out."""
         saved = [_Saved.of(module, name) for module, name in self._named()]
         try:

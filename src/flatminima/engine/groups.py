@@ -13,6 +13,12 @@ __all__ = ["examples", "groups"]
 def examples(batch: tuple[Any, ...]) -> int:
     """The number of examples of a batch: the length of the first tensor in it that has one.
 
+    Args:
+        batch: What `loss_fn` takes.
+
+    Returns:
+        The number of examples.
+
     Raises:
         ValueError: If no tensor of the batch has a first axis.
 

@@ -1,9 +1,11 @@
-"""Random state of a step: equal dropout masks in every pass, or fresh ones, and the same state
-afterwards either way."""
+"""Random state of a step: equal dropout masks in every pass, or fresh ones.
+
+The state afterwards is the same either way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -37,7 +39,7 @@ class Noise:
         return Noise(torch.get_rng_state(), cuda)
 
     @contextmanager
-    def again(self) -> Iterator[None]:
+    def again(self) -> Generator[None]:
         """Draw the same numbers as after `now`, and leave no trace of it."""
         after = Noise.now(self.cuda)
         self._set()
@@ -47,9 +49,8 @@ class Noise:
             after._set()
 
     @contextmanager
-    def afresh(self, generator: torch.Generator) -> Iterator[None]:
-        """Draw other numbers, seeded by `generator`, and leave no trace of it on torch's own
-        generators."""
+    def afresh(self, generator: torch.Generator) -> Generator[None]:
+        """Draw other numbers, seeded by `generator`, and leave torch's generators as they were."""
         after = Noise.now(self.cuda)
         seed = int(torch.randint(2**62, (), generator=generator))
         torch.default_generator.manual_seed(seed)

@@ -92,6 +92,7 @@ class RegionShares:
             )
 
     def __call__(self, step: Step) -> None:
+        """Add a row, if this step is one to look at."""
         if step.step % self.every or step.g is None or step.p is None:
             return
         if not (step.g.norm().isfinite() and step.p.norm().isfinite()):

@@ -17,8 +17,7 @@ Target: TypeAlias = nn.Module | Iterable[Tensor] | Iterable[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Parameters:
-    """The parameters in order, and for each the radius of its group: `None` where the group sets
-    none.
+    """The parameters in order, and for each the radius of its group, or `None`.
 
     Example:
         >>> layer = nn.Linear(2, 1)
@@ -31,8 +30,7 @@ class Parameters:
 
     @staticmethod
     def of(target: Target) -> Parameters:
-        """The parameters of a model, of a list of tensors, or of groups as `torch.optim` takes
-        them.
+        """The parameters of a model, of a list of tensors, or of groups as in `torch.optim`.
 
         Args:
             target: A module; tensors; or dictionaries with `params` and, if the group is to have a
@@ -93,7 +91,8 @@ def _check(tensors: list[Tensor]) -> None:
     for tensor in tensors:
         if not isinstance(tensor, Tensor):
             raise TypeError(
-                f"parameters must be a module, tensors, or groups of tensors, got {type(tensor).__name__}"
+                "parameters must be a module, tensors, or groups of tensors, "
+                f"got {type(tensor).__name__}"
             )
     if len({id(tensor) for tensor in tensors}) < len(tensors):
         raise ValueError("parameters must be distinct, got one of them twice")

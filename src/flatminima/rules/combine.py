@@ -1,5 +1,4 @@
-"""What to do with what was seen: directions made of the current gradient `g` and the perturbed one
-`p`."""
+"""What to do with what was seen: directions made of the two gradients, `g` and `p`."""
 
 from __future__ import annotations
 
@@ -55,7 +54,8 @@ def surrogate_gap(g: Vector, p: Vector, *, alpha: float) -> Vector:
     Returns:
         The direction.
 
-    Source: Zhuang et al. 2022, arXiv:2203.08065, section 4.
+    Source: Zhuang et al. 2022, arXiv:2203.08065, and the authors' code, juntang-zhuang/GSAM,
+        `gradient_decompose`.
 
     Example:
         >>> g, p = Vector([torch.tensor([1.0, 1.0])]), Vector([torch.tensor([2.0, 0.0])])
@@ -66,27 +66,41 @@ def surrogate_gap(g: Vector, p: Vector, *, alpha: float) -> Vector:
 
 
 def perturbed_magnitude(g: Vector, p: Vector) -> Vector:
-    """The size of the perturbed gradient with the sign of the current one, coordinate by
-    coordinate.
+    """The size of the perturbed gradient with the sign of the current one, by coordinate.
 
         d = |p| sign(g)
 
+    Args:
+        g: The current gradient.
+        p: The perturbed gradient.
+
+    Returns:
+        The direction; 0 where `g` is 0.
+
     Example:
-        >>> perturbed_magnitude(Vector([torch.tensor([-1.0])]),
-        Vector([torch.tensor([3.0])])).parts[0] tensor([-3.])
+        >>> g, p = Vector([torch.tensor([-1.0])]), Vector([torch.tensor([3.0])])
+        >>> perturbed_magnitude(g, p).parts[0]
+        tensor([-3.])
     """
     return g.map(lambda current, seen: seen.abs() * current.sign(), p)
 
 
 def perturbed_direction(g: Vector, p: Vector) -> Vector:
-    """The sign of the perturbed gradient with the size of the current one, coordinate by
-    coordinate.
+    """The sign of the perturbed gradient with the size of the current one, by coordinate.
 
         d = sign(p) |g|
 
+    Args:
+        g: The current gradient.
+        p: The perturbed gradient.
+
+    Returns:
+        The direction; 0 where `p` is 0.
+
     Example:
-        >>> perturbed_direction(Vector([torch.tensor([-1.0])]),
-        Vector([torch.tensor([3.0])])).parts[0] tensor([1.])
+        >>> g, p = Vector([torch.tensor([-1.0])]), Vector([torch.tensor([3.0])])
+        >>> perturbed_direction(g, p).parts[0]
+        tensor([1.])
     """
     return g.map(lambda current, seen: current.abs() * seen.sign(), p)
 
@@ -96,9 +110,18 @@ def clipped(g: Vector, p: Vector, *, times: float) -> Vector:
 
         d = sign(p) min(|p|, times |g|)
 
+    Args:
+        g: The current gradient.
+        p: The perturbed gradient.
+        times: The largest growth of a coordinate that is let through.
+
+    Returns:
+        The direction.
+
     Example:
-        >>> clipped(Vector([torch.tensor([2.0, 2.0])]), Vector([torch.tensor([-9.0, 1.0])]),
-        times=3.0).parts[0] tensor([-6.,  1.])
+        >>> g, p = Vector([torch.tensor([2.0, 2.0])]), Vector([torch.tensor([-9.0, 1.0])])
+        >>> clipped(g, p, times=3.0).parts[0]
+        tensor([-6.,  1.])
     """
     return g.map(lambda current, seen: seen.clamp(-times * current.abs(), times * current.abs()), p)
 
@@ -107,6 +130,14 @@ def regionwise(g: Vector, p: Vector, *, chosen: Collection[Region]) -> Vector:
     """The perturbed gradient in the chosen regions, the current one elsewhere.
 
         d = p on the chosen regions, g elsewhere
+
+    Args:
+        g: The current gradient.
+        p: The perturbed gradient.
+        chosen: The regions that take `p`.
+
+    Returns:
+        The direction.
 
     Example:
         >>> g, p = Vector([torch.tensor([1.0, 1.0])]), Vector([torch.tensor([2.0, -2.0])])
@@ -120,6 +151,14 @@ def rescaled_by_region(g: Vector, p: Vector, *, factor: Mapping[Region, float]) 
     """The perturbed gradient, times a factor by region; 1 where a region is not named.
 
         d = factor[region] p
+
+    Args:
+        g: The current gradient.
+        p: The perturbed gradient.
+        factor: The factor of each region.
+
+    Returns:
+        The direction.
 
     Example:
         >>> g, p = Vector([torch.tensor([1.0, 1.0])]), Vector([torch.tensor([2.0, 0.5])])

@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar, Union
+from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -73,16 +73,20 @@ class Ask:
 Question: TypeAlias = Vector | Here | Ask
 Talk: TypeAlias = Generator[Question, Vector, Vector]
 Schedule: TypeAlias = Callable[[int], float]
-Length: TypeAlias = Union[float, Tensor, Schedule]
+Length: TypeAlias = float | Tensor | Schedule
 Parameters = ParamSpec("Parameters")
-Made = TypeVar("Made", "Probe", "Conversation")
+Made = TypeVar("Made", bound="Probe | Conversation")
 
 
 class Rule(Protocol):
-    """Anything that takes a `Look` and returns a conversation: a generator function, a `Probe`, a
-    `Conversation`."""
+    """Anything that takes a `Look` and returns a conversation.
 
-    def __call__(self, look: Look, /) -> Talk: ...
+    A generator function is one, and so are a `Probe` and a `Conversation`.
+    """
+
+    def __call__(self, look: Look, /) -> Talk:
+        """Begin the conversation of one step."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +127,14 @@ class Look:
         return any(isinstance(radius, Tensor) or radius != 0.0 for radius in radii)
 
     def within(self, rho: Length) -> Look:
-        """The same look with the radius `rho` of this step, except where a parameter's group sets
-        its own."""
+        """The same look with the radius `rho`, except where a parameter's group sets its own.
+
+        Args:
+            rho: A number, a 0-d tensor, or a schedule, which is asked for this step.
+
+        Returns:
+            The look, with one radius, or with one per parameter if any group sets its own.
+        """
         if all(own is None for own in self.own):
             return replace(self, rho=self._now(rho))
         return replace(self, rho=tuple(self._now(rho if own is None else own) for own in self.own))
@@ -136,14 +146,20 @@ class Look:
     def remembered(self, name: str) -> dict[str, Any]:
         """The memory of the rule called `name`, empty at its first step.
 
+        Args:
+            name: The rule's name.
+
+        Returns:
+            The memory itself: what is put into it is found at the next step.
+
         Raises:
             RuntimeError: If conversations are independent of one another, so that nothing can be
                 remembered.
         """
         if self.memory is None:
             raise RuntimeError(
-                f"{name} must see one gradient per step, got groups of m examples; it remembers something between "
-                "steps, which has no meaning for groups: leave m out"
+                f"{name} must see one gradient per step, got groups of m examples; "
+                "it remembers something between steps, which has no meaning for groups: leave m out"
             )
         return self.memory.setdefault(name, {})
 
@@ -153,8 +169,7 @@ class Look:
 
 @dataclass(frozen=True, repr=False)
 class Probe:
-    """The conversation that nearly the whole family is: look once uphill, and make something of the
-    two gradients.
+    """The usual conversation: look once uphill, and make something of the two gradients.
 
         g = grad f(w),   p = grad f(w + perturb(w, g, rho)),   d = combine(g, p)
 
@@ -187,6 +202,7 @@ class Probe:
         check_radius(self.rho)
 
     def __call__(self, look: Look) -> Talk:
+        """Ask for `g` and, where the radius is not 0, for `p`."""
         look = look.within(self.rho)
         g = yield HERE
         if not look.moves:
@@ -238,6 +254,7 @@ class Conversation:
             check_radius(self.rho)
 
     def __call__(self, look: Look) -> Talk:
+        """Begin `talk`, with the radius filled in."""
         return self.talk(look if self.rho is None else look.within(self.rho))
 
     def __repr__(self) -> str:
@@ -246,8 +263,14 @@ class Conversation:
 
 
 def member(make: Callable[Parameters, Made]) -> Callable[Parameters, Made]:
-    """Let the rule that `make` returns print as the call that made it, with the parts that it is
-    made of."""
+    """Let the rule that `make` returns print as the call that made it.
+
+    Args:
+        make: A function of hyper-parameters that returns a rule.
+
+    Returns:
+        The same function; its rules carry the call as their title, before their parts.
+    """
 
     @functools.wraps(make)
     def named(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Made:

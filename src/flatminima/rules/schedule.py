@@ -1,5 +1,4 @@
-"""How far to look, and when: radii that change along training, and rules that look at some steps
-only.
+"""How far to look, and when: radii that change, and rules that look at some steps only.
 
 A schedule is a function of the step; a radius may be one wherever it may be a number. A step is one
 call of `backward`: with gradient accumulation there are several to an update, and `steps` counts
@@ -41,7 +40,7 @@ class Linear:
         steps: How many steps it takes; with 0 the value is `end` from the beginning.
 
     Raises:
-        ValueError: If `steps` is negative, or an end is negative or not finite.
+        ValueError: If `steps` is negative, or an end is not finite.
 
     Example:
         >>> warm_up = Linear(start=0.0, end=0.1, steps=10)
@@ -57,6 +56,7 @@ class Linear:
         _check_ends(self.start, self.end, self.steps)
 
     def __call__(self, step: int) -> float:
+        """The value at `step`."""
         return self.start + (self.end - self.start) * _share(step, self.steps)
 
 
@@ -72,7 +72,7 @@ class Cosine:
         steps: How many steps it takes; with 0 the value is `end` from the beginning.
 
     Raises:
-        ValueError: If `steps` is negative, or an end is negative or not finite.
+        ValueError: If `steps` is negative, or an end is not finite.
 
     Example:
         >>> fade = Cosine(start=0.2, end=0.0, steps=10)
@@ -88,6 +88,7 @@ class Cosine:
         _check_ends(self.start, self.end, self.steps)
 
     def __call__(self, step: int) -> float:
+        """The value at `step`."""
         return (
             self.end
             + (self.start - self.end) * (1.0 + math.cos(math.pi * _share(step, self.steps))) / 2.0
@@ -105,8 +106,7 @@ class HasGroups(Protocol):
 class Proportional:
     """A radius that follows the learning rate, whatever moves that.
 
-        rho = low + (high - low) (lr - lr_low) / (lr_high - lr_low);   by default  rho = high lr /
-        lr_high
+        rho = low + (high - low) (lr - lr_low) / (lr_high - lr_low);   default:  high lr / lr_high
 
     Args:
         optimizer: Whose learning rate is read at every step.
@@ -117,10 +117,11 @@ class Proportional:
         group: The parameter group whose learning rate counts.
 
     Raises:
-        ValueError: If `lr_high` is not above `lr_low`, or a radius is negative.
+        ValueError: If `lr_high` is not above `lr_low`, or a radius is not finite.
 
-    Source: Zhuang et al. 2022, arXiv:2203.08065, section 5.1 (GSAM ties the radius to the learning
-        rate).
+    Source: Zhuang et al. 2022, arXiv:2203.08065, as in the README of juntang-zhuang/GSAM (case 1 of
+        its notes on the schedule of rho).
+    Differs: here a radius that would be negative is 0.
 
     Example:
         >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.05)
@@ -141,6 +142,7 @@ class Proportional:
             raise ValueError(f"lr_high must be above lr_low {self.lr_low}, got {self.lr_high}")
 
     def __call__(self, step: int) -> float:
+        """The radius at the learning rate of now; `step` does not matter."""
         lr = float(self.optimizer.param_groups[self.group]["lr"])
         return max(
             self.low + (self.high - self.low) * (lr - self.lr_low) / (self.lr_high - self.lr_low),
@@ -149,7 +151,10 @@ class Proportional:
 
     def __repr__(self) -> str:
         name = type(self.optimizer).__name__
-        return f"Proportional({name}, high={self.high}, lr_high={self.lr_high}, low={self.low}, lr_low={self.lr_low})"
+        return (
+            f"Proportional({name}, high={self.high}, lr_high={self.lr_high}, "
+            f"low={self.low}, lr_low={self.lr_low})"
+        )
 
 
 # ------------------------------------------------------------------------------------- when to look
@@ -161,7 +166,8 @@ def periodic(rule: Rule, every: int = 10) -> Conversation:
 
     Args:
         rule: What to do at those steps.
-        every: k; 1 is always. Default from Composer's recipe for SAM.
+        every: k; 1 is always. Default from Composer's experiments, which raise `rho` tenfold with
+            it.
 
     Returns:
         The rule.
@@ -169,6 +175,7 @@ def periodic(rule: Rule, every: int = 10) -> Conversation:
     Raises:
         ValueError: If `every` is not a positive whole number.
 
+    Source: mosaicml/composer, the README of its SAM, option `interval`.
     Cost: 1 + 1/k gradients.
 
     Example:
@@ -231,7 +238,7 @@ def with_probability(rule: Rule, probability: float = 0.5) -> Conversation:
 
     Args:
         rule: What to do at those steps.
-        probability: Of following `rule`, independently at each step.
+        probability: Of following `rule`, independently at each step. The default was not tuned.
 
     Returns:
         The rule.
@@ -263,10 +270,13 @@ def while_large(rule: Rule, threshold: float | Linear = 0.0, *, decay: float = 0
         follow if ||g||^2 >= mu + c sigma,   mu <- decay mu + (1 - decay) ||g||^2,
                                              sigma^2 <- decay sigma^2 + (1 - decay) (||g||^2 - mu)^2
 
+    At the first step mu is ||g||^2 and sigma is 0, so that `rule` is followed.
+
     Args:
         rule: What to do while it is large; it must look `HERE` first.
-        threshold: c, a number or a schedule of the step; the paper moves it linearly from 1 to -1.
-        decay: Of the running mean mu and variance sigma^2. Default from the paper.
+        threshold: c, a number or a schedule of the step; AE-SAM moves it along a straight line
+            (`Linear`). The default was not tuned.
+        decay: Of the running mean mu and variance sigma^2. The default was not tuned.
 
     Returns:
         The rule.
@@ -274,7 +284,7 @@ def while_large(rule: Rule, threshold: float | Linear = 0.0, *, decay: float = 0
     Raises:
         ValueError: If `decay` is not within [0, 1).
 
-    Source: Jiang et al. 2023, arXiv:2304.14647, algorithm 1.
+    Source: Jiang et al. 2023, arXiv:2304.14647.
     Cost: 1 gradient, and those of `rule` when it is followed; reads one number from the device at
         every step, since the host has to know how the step goes on.
 

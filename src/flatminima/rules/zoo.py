@@ -1,5 +1,4 @@
-"""The named members of the family, each one a choice of where to look and what to do with what was
-seen.
+"""The named members of the family: where to look, and what to make of what was seen.
 
 A member is a function of its hyper-parameters that returns a rule. A new one needs a paper, a
 formula, a law in `tests/test_laws.py` and a line in `tests/family.py`.
@@ -9,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import partial
+from typing import cast
 
 from flatminima import perturb
 from flatminima.perturb import Scaling
@@ -53,14 +53,14 @@ __all__ = [
 
 @member
 def sam(rho: Length = 0.05, p: float = 2) -> Probe:
-    """Sharpness-aware minimization: descend along the gradient at the worst point of a ball around
-    the weights.
+    """Sharpness-aware minimization: descend along the gradient at the worst point of a ball.
 
-        e = rho sign(g) |g|^(q-1) / (||g||_q^q)^(1/p),   d = grad f(w + e);   p = 2:  e = rho g /
-        ||g||
+        e = rho sign(g) |g|^(q-1) / (||g||_q^q)^(1/p),   1/p + 1/q = 1,   d = grad f(w + e);
+        p = 2:  e = rho g / ||g||
 
     Args:
-        rho: The radius. Default from the paper's CIFAR-10 runs.
+        rho: The radius. Default from the paper, which uses it where it does not tune (section
+            3.1).
         p: The order of the norm of the ball, 1 <= p <= inf.
 
     Returns:
@@ -94,7 +94,10 @@ def usam(rho: Length = 0.05) -> Probe:
     Returns:
         The rule.
 
-    Source: Andriushchenko & Flammarion 2022, arXiv:2206.06232, section 3.
+    Source: Andriushchenko & Flammarion 2022, arXiv:2206.06232, and the option `sam_no_grad_norm` of
+        tml-epfl/understanding-sam.
+    Differs: the authors' code projects the displacement on the ball of radius `rho`; here it is not
+        cut.
     Cost: 2 gradients, 1 buffer.
 
     Example:
@@ -111,9 +114,9 @@ def asam(rho: Length = 0.5, eta: float = 0.01, scale: Scaling = "element", p: fl
         e = rho t^2 g / || t g ||,   t = |w| + eta,   d = grad f(w + e)
 
     Args:
-        rho: The radius, a multiple of the weights' own size. Default from the authors' CIFAR-10
-            example.
-        eta: Added to the size of a weight. Default from the authors' optimizer; their CIFAR-10
+        rho: The radius, a multiple of the weights' own size (no unit). Default from the authors'
+            code, for CIFAR-10; it uses 1.0 for CIFAR-100.
+        eta: Added to the size of a weight. Default from the authors' optimizer; their CIFAR
             example passes 0.
         scale: What a weight is measured by: `element`, `filter` (the norm of its output row) or
             `layer`.
@@ -125,7 +128,8 @@ def asam(rho: Length = 0.5, eta: float = 0.01, scale: Scaling = "element", p: fl
     Raises:
         ValueError: If `eta` is negative, `scale` is unknown or `p` is neither 2 nor inf.
 
-    Source: Kwon et al. 2021, arXiv:2102.11600, equations 7 and 8.
+    Source: Kwon et al. 2021, arXiv:2102.11600, and the authors' code, SamsungLabs/ASAM.
+    Differs: the authors' code scales only parameters whose name contains "weight".
     Cost: 2 gradients, 1 buffer.
 
     Example:
@@ -159,8 +163,8 @@ def multi_step(rho: Length = 0.05, steps: int = 3, size: float = 0.5) -> Convers
     Raises:
         ValueError: If `steps` or `size` is not positive.
 
-    Source: Andriushchenko & Flammarion 2022, arXiv:2206.06232, appendix, and the code at
-        tml-epfl/understanding-sam.
+    Source: Andriushchenko & Flammarion 2022, arXiv:2206.06232, the options `sam_iters` and
+        `sam_step_size_mult` of tml-epfl/understanding-sam.
     Cost: 1 + steps gradients, 2 buffers.
 
     Example:
@@ -214,8 +218,7 @@ def random_perturbation(rho: Length = 0.05) -> Conversation:
 
 @member
 def previous_batch(rho: Length = 0.05) -> Conversation:
-    """SAM whose displacement is computed on the batch before, so that ascent and descent see
-    independent examples.
+    """SAM whose ascent is computed on the batch before: the two passes see independent examples.
 
         e = rho h / ||h||,   h = grad f_before(w),   d = grad f(w + e)
 
@@ -228,7 +231,7 @@ def previous_batch(rho: Length = 0.05) -> Conversation:
     Raises:
         RuntimeError: At the first step, in a loop that does not show the rule its batches.
 
-    Source: Andriushchenko & Flammarion 2022, the option `sam_use_prev_batch` of
+    Source: Andriushchenko & Flammarion 2022, arXiv:2206.06232, the option `sam_use_prev_batch` of
         tml-epfl/understanding-sam.
     Differs: the authors' first step uses a batch of zeros.
     Cost: 2 gradients, 1 buffer, and the batch is kept until the next step.
@@ -242,7 +245,8 @@ def previous_batch(rho: Length = 0.05) -> Conversation:
         memory = look.remembered("previous_batch")
         if look.batch is None:
             raise RuntimeError(
-                "previous_batch must see the batches, got none; hand them to SharpnessAware.backward(loss_fn, *batch)"
+                "previous_batch must see the batches, got none; "
+                "hand them to SharpnessAware.backward(loss_fn, *batch)"
             )
         before, memory["batch"] = memory.get("batch", look.batch), look.batch
         if not look.moves:
@@ -258,21 +262,22 @@ def previous_batch(rho: Length = 0.05) -> Conversation:
 
 @member
 def gsam(rho: Length = 0.05, alpha: float = 0.4) -> Probe:
-    """Surrogate-gap guided SAM: descend the perturbed loss, and close the gap to it without raising
-    it.
+    """Surrogate-gap guided SAM: close the gap to the perturbed loss without raising that loss.
 
         d = p - alpha (g - <g, p> / ||p||^2 p)
 
     Args:
         rho: The radius; the paper ties it to the learning rate (`schedule.Proportional`). The
             default is SAM's.
-        alpha: The weight of the part of `g` that is orthogonal to `p`. Default from the paper's
-            ResNets.
+        alpha: The weight of the part of `g` that is orthogonal to `p`. Default from the package
+            pytorch_optimizer; the authors use 0.6 for ViT-B/32 in big_vision, and 0.2 in their
+            CIFAR-10 example.
 
     Returns:
         The rule.
 
-    Source: Zhuang et al. 2022, arXiv:2203.08065, section 4.
+    Source: Zhuang et al. 2022, arXiv:2203.08065, and the authors' code, juntang-zhuang/GSAM,
+        `gradient_decompose`.
     Cost: 2 gradients, 2 buffers.
 
     Example:
@@ -289,14 +294,15 @@ def gradient_norm_penalty(rho: Length = 0.05, alpha: float = 0.8) -> Probe:
         d = (1 - alpha) g + alpha p   ~   grad ( f + alpha rho ||grad f|| )
 
     Args:
-        rho: The step of the finite difference.
+        rho: The step of the finite difference. The default is SAM's; the authors' recipe for
+            ResNets on CIFAR-10 has 0.1.
         alpha: The penalty's weight over `rho`: 0 is plain descent, 1 is SAM. Default from the
-            paper.
+            same recipe.
 
     Returns:
         The rule.
 
-    Source: Zhao et al. 2022, arXiv:2202.03599, section 4.
+    Source: Zhao et al. 2022, arXiv:2202.03599, as in the README of zhaoyang-0204/gnp, section 1.2.
     Cost: 2 gradients, 2 buffers.
 
     Example:
@@ -315,7 +321,7 @@ def wsam(rho: Length = 0.05, gamma: float = 0.9) -> Probe:
     Args:
         rho: The radius. The default is SAM's.
         gamma: The weight of sharpness: 0 is plain descent, 1/2 is SAM, more extrapolates. Default
-            from the authors' code, whose runs use 0.8 to 0.95.
+            from the authors' code; their experiments use 0.8 to 0.95.
 
     Returns:
         The rule.
@@ -323,7 +329,8 @@ def wsam(rho: Length = 0.05, gamma: float = 0.9) -> Probe:
     Raises:
         ValueError: If `gamma` is not within [0, 1).
 
-    Source: Yue et al. 2023, arXiv:2305.15817, equation 5.
+    Source: Yue et al. 2023, arXiv:2305.15817, the option `decouple=False` of the authors' optimizer
+        (`WeightedSAM` in atorch).
     Differs: the authors' decoupled form hands the sharpness term past the optimizer; here all of it
         goes through.
     Cost: 2 gradients, 2 buffers.
@@ -344,7 +351,7 @@ def perturbed_magnitude(rho: Length = 0.1) -> Probe:
         d = |p| sign(g)
 
     Args:
-        rho: The radius. Default from the source's tables.
+        rho: The radius. The default is the smallest in the tables of lhchau/empirical-sam.
 
     Returns:
         The rule.
@@ -366,7 +373,7 @@ def perturbed_direction(rho: Length = 0.1) -> Probe:
         d = sign(p) |g|
 
     Args:
-        rho: The radius. Default from the source's tables.
+        rho: The radius. The default is the smallest in the tables of lhchau/empirical-sam.
 
     Returns:
         The rule.
@@ -388,7 +395,7 @@ def clipped(rho: Length = 0.1, times: float = 10.0) -> Probe:
         d = sign(p) min(|p|, times |g|)
 
     Args:
-        rho: The radius. Default from the source's tables.
+        rho: The radius. The default is that of `hybrid`, and was not tuned.
         times: The largest growth of a coordinate that is let through. Default from the source.
 
     Returns:
@@ -420,7 +427,7 @@ def hybrid(regions: Collection[Region], rho: Length = 0.1) -> Probe:
 
     Args:
         regions: Any of the 16 subsets of `Region`: none is plain descent, all four are SAM.
-        rho: The radius. Default from the source's tables.
+        rho: The radius. The default is the smallest in the source's tables of hybrids.
 
     Returns:
         The rule.
@@ -441,15 +448,14 @@ def hybrid(regions: Collection[Region], rho: Length = 0.1) -> Probe:
 
 @member
 def same(factor: Mapping[Region, float | Schedule], rho: Length = 0.1) -> Probe | Conversation:
-    """SAM with one factor per region: damp a region with a factor below 1, amplify it with one
-    above.
+    """SAM with one factor per region: below 1 it damps the region, above 1 it amplifies it.
 
         d = factor[region] p
 
     Args:
         factor: The factor of each region, a number or a schedule of the step; 1 where a region is
             not named.
-        rho: The radius. Default from the source's tables.
+        rho: The radius. The default is one of those in the source's tables, 0.05 to 0.8.
 
     Returns:
         The rule.
@@ -467,8 +473,9 @@ def same(factor: Mapping[Region, float | Schedule], rho: Length = 0.1) -> Probe 
     """
     _regions(factor)
     if not any(callable(value) for value in factor.values()):
+        numbers = cast("Mapping[Region, float]", factor)
         return Probe(
-            perturb.normalized, partial(combine.rescaled_by_region, factor=dict(factor)), rho
+            perturb.normalized, partial(combine.rescaled_by_region, factor=dict(numbers)), rho
         )
 
     def talk(look: Look) -> Talk:
@@ -484,13 +491,14 @@ def same(factor: Mapping[Region, float | Schedule], rho: Length = 0.1) -> Probe 
 def saner(rho: Length = 0.1, strength: float = 0.5, warmup: int = 0) -> Conversation:
     """SAME for noisy labels: damp the coordinates that got gentler, more and more.
 
-        d = (1 - alpha) p where 0 <= p/g <= 1,  p elsewhere;   alpha from 0 to `strength` over
-        `warmup` steps
+        d = (1 - alpha) p where 0 <= p/g <= 1,  p elsewhere;
+        alpha from 0 to `strength` over `warmup` steps
 
     Args:
-        rho: The radius. Default from the source's tables.
-        strength: The alpha of the paper, which is 1 minus the factor. Default from the paper.
-        warmup: Over how many steps it grows; the paper takes 50 epochs.
+        rho: The radius. Default from the authors' README.
+        strength: The alpha of the paper, which is 1 minus the factor. Default from the authors'
+            README.
+        warmup: Over how many steps alpha grows; the authors take 50 epochs.
 
     Returns:
         The rule.
@@ -498,9 +506,9 @@ def saner(rho: Length = 0.1, strength: float = 0.5, warmup: int = 0) -> Conversa
     Raises:
         ValueError: If `strength` is not within [0, 1].
 
-    Source: Luong et al. 2026 (SANER).
+    Source: Luong et al. 2026, arXiv:2411.17132, as in the README of lhchau/saner.
     Differs: the authors' code multiplies by a number that it anneals from 1 and calls alpha as
-        well; the two agree at 0.5 only.
+        well; the two agree at 0.5 only. Its region leaves out p = 0 and p = g.
     Cost: 2 gradients, 2 buffers.
 
     Example:
@@ -519,14 +527,13 @@ def saner(rho: Length = 0.1, strength: float = 0.5, warmup: int = 0) -> Conversa
 
 @member
 def legacy_hybrid(regions: Collection[Region], rho: Length = 0.1) -> Probe:
-    """`hybrid` with the published masks, whose edges are elsewhere; to compare with published
-    figures only.
+    """`hybrid` with the published masks and their edges, to compare with published figures only.
 
         d = p on the published mask, g elsewhere;   r = p / (g + 1e-8)
 
     Args:
         regions: A set for which a class was published: all but {1, 4} and {2, 4}.
-        rho: The radius. Default from the source's tables.
+        rho: The radius. The default is that of `hybrid`.
 
     Returns:
         The rule.
@@ -549,17 +556,16 @@ def legacy_hybrid(regions: Collection[Region], rho: Length = 0.1) -> Probe:
 
 @member
 def legacy_ckpt14(rho: Length = 0.1) -> Probe:
-    """What the published class SAMCKPT14 does: the perturbed gradient in regions 2 and 3, not in 1
-    and 4.
+    """What the published class SAMCKPT14 does: the perturbed gradient in regions 2 and 3.
 
         d = p on GENTLER and REVERSED_STEEPER, g elsewhere
 
     Args:
-        rho: The radius. Default from the source's tables.
+        rho: The radius. The default is that of `hybrid`.
 
     Returns:
-        The rule. For what the class's name says, use `hybrid({Region.STEEPER,
-        Region.REVERSED_GENTLER})`.
+        The rule. The class is named after regions 1 and 4; for those, use
+        `hybrid({Region.STEEPER, Region.REVERSED_GENTLER})`.
 
     Source: lhchau/sam-hessian, commit 0c4c993, in which a mask is negated once too often.
     Cost: 2 gradients, 2 buffers.
