@@ -1,0 +1,179 @@
+"""The command line: `flatminima list | run | table | report`."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, subcommand
+
+from flatminima.study.place import Place, cores
+from flatminima.study.study import Study, find, studies
+
+__all__ = ["VERBS", "main"]
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """List the studies: what each asks, and how long it takes."""
+
+    def __call__(self) -> None:
+        """Print every study's name, title and time."""
+        for study in studies():
+            print(f"{study.name}\n    {study.title}\n    Time: {study.field('time')}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Carry out the runs of a study that are not done yet; end with its table and its report."""
+
+    study: Positional[str]
+    """A study that `flatminima list` names, or the path of a study's file."""
+    preset: str = "quick"
+    """The size of the study: quick, cpu or paper."""
+    workers: int = cores()
+    """Processes to use; 0 for this one alone."""
+    folder: Path = RESULTS
+    """Where records are kept; what is done there is not done again."""
+    data_root: str | None = None
+    """The folder of the data; without it, what the environment variable FLATMINIMA_DATA says."""
+    download: bool = False
+    """Fetch data that are missing."""
+    device: str = "cpu"
+    """Where to train, as torch names it."""
+    dry_run: bool = False
+    """Show what would be carried out, and carry out nothing."""
+
+    def __call__(self) -> None:
+        """Carry out the study, or show what would be."""
+        study = find(self.study)
+        place = Place(
+            folder=self.folder,
+            workers=self.workers,
+            device=self.device,
+            data_root=self.data_root,
+        )
+        if self.dry_run:
+            return _show(study, self.preset, place)
+        from flatminima.report import page
+        from flatminima.study.launch import launch
+
+        folder = launch(study, self.preset, place, download=self.download)
+        print(_table(folder, "text"))
+        print(f"\nReport: {page.write(folder)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Print the table of a study."""
+
+    study: Positional[str]
+    """A study that was run."""
+    format: Literal["text", "markdown", "latex", "csv"] = "text"
+    """How to write it."""
+    folder: Path = RESULTS
+    """Where records are kept."""
+
+    def __call__(self) -> None:
+        """Print the table."""
+        print(_table(self.folder / find(self.study).name, self.format))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write the report of a study: one HTML file that needs no network."""
+
+    study: Positional[str]
+    """A study that was run."""
+    folder: Path = RESULTS
+    """Where records are kept."""
+
+    def __call__(self) -> None:
+        """Write the report and print where it is."""
+        from flatminima.report import page
+
+        print(page.write(self.folder / find(self.study).name))
+
+
+VERBS = {"list": List, "run": Run, "table": Table, "report": Report}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Do what the command line says; a mistake in it ends with code 2 and one sentence.
+
+    Args:
+        words: The words after `flatminima`; None takes them from the command line.
+
+    Raises:
+        SystemExit: With code 2 after a mistake, 1 if the study could not go on, 130 after Ctrl-C,
+            and 0 after `--help`.
+    """
+    try:
+        _parsed(sys.argv[1:] if words is None else words)()
+    except ValueError as error:
+        print(f"flatminima: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except RuntimeError as error:
+        print(f"flatminima: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("flatminima: stopped; the same command goes on from here.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _parsed(words: Sequence[str]) -> List | Run | Table | Report:
+    """The verb with its options."""
+    if words and not words[0].startswith("-") and words[0] not in VERBS:
+        raise ValueError(f"verb must be one of {', '.join(VERBS)}, got {words[0]!r}.")
+    command, unknown = tyro.cli(
+        Annotated[List, subcommand("list")]
+        | Annotated[Run, subcommand("run")]
+        | Annotated[Table, subcommand("table")]
+        | Annotated[Report, subcommand("report")],
+        prog="flatminima",
+        description="A library and laboratory for Sharpness-Aware Minimization.",
+        args=words,
+        return_unknown_args=True,
+        config=(FlagCreatePairsOff,),
+    )
+    if unknown:
+        raise ValueError(f"option must be one of {_options(command)}, got {unknown[0]!r}.")
+    return command
+
+
+def _options(command: List | Run | Table | Report) -> str:
+    """The options of a verb, as they are typed."""
+    names = [field.name for field in fields(command) if field.name != "study"]
+    return ", ".join(f"--{name.replace('_', '-')}" for name in [*names, "help"])
+
+
+def _show(study: Study, preset: str, place: Place) -> None:
+    """Print the runs of a study as far as they are known."""
+    from flatminima.study.launch import planned
+
+    known = done = 0
+    for stage in planned(study, preset, place):
+        for record in stage:
+            mark = "done" if record.ended else "    "
+            print(f"{mark}  {record.run.key}  {record.run.stage:5}  {record.run.title}")
+        known += len(stage)
+        done += sum(record.ended for record in stage)
+    further = (study.count(preset) or known) - known
+    later = f" Another {further} depend on how these come out." if further else ""
+    print(f"{known} runs, {done} of them done.{later}")
+
+
+def _table(folder: Path, form: Literal["text", "markdown", "latex", "csv"]) -> str:
+    """The table of a study in some form."""
+    from flatminima.report import render
+    from flatminima.report.records import read
+
+    study = read(folder)
+    if form == "csv":
+        return render.main_csv(study)
+    write = {"text": render.text, "markdown": render.markdown, "latex": render.latex}[form]
+    return write(render.main_table(study))

@@ -1,0 +1,67 @@
+"""One run from its settings to its result on disk: what an executor is handed."""
+
+import traceback
+from functools import cache
+from typing import Any
+
+from flatminima.data import Digits, Mnist, Parts
+from flatminima.study.place import Place
+from flatminima.study.record import Record
+from flatminima.study.run import Run
+from flatminima.train import Diverged, Trained, measured, train
+
+__all__ = ["perform", "summary"]
+
+Json = dict[str, Any]
+
+
+def perform(run: Run, *, study: str, place: Place) -> None:
+    """Carry out a run and leave its record, whatever becomes of it.
+
+    Args:
+        run: The run.
+        study: The name of its study.
+        place: Where; the record goes below `place.folder`.
+    """
+    record = Record(place.folder, study, run)
+    record.begin(place.device)
+    try:
+        result = {"status": "done"} | _result(run, record, place)
+    except Diverged as error:
+        result = {"status": "diverged", "error": str(error)}
+    except Exception:
+        result = {"status": "failed", "error": traceback.format_exc()}
+    record.end(result)
+
+
+def _result(run: Run, record: Record, place: Place) -> Json:
+    """Train, and measure what came out."""
+    parts = loaded(run.training.data, place.data_root).to(place.device)
+    trained = train(run.training, parts, device=place.device, log=record.log, name=f"run {run.key}")
+    if run.measure is None:
+        return summary(trained)
+    return summary(trained) | measured(trained.model, parts.train, run.measure)
+
+
+@cache
+def loaded(data: Digits | Mnist, root: str | None) -> Parts:
+    """The data of a run, kept for the next one that this process carries out."""
+    return data.load(root)
+
+
+def summary(trained: Trained) -> Json:
+    """What a training came to, in a few numbers."""
+    # Chosen by the validation part, the first of equals; the test part chooses nothing.
+    last = trained.epochs[-1]
+    best = max(trained.epochs, key=lambda row: row["validation_accuracy"])
+    return {
+        "test_accuracy_last": last["test_accuracy"],
+        "test_accuracy_best": best["test_accuracy"],
+        "best_epoch": best["epoch"],
+        "train_loss_last": last["train_loss"],
+        "validation_accuracy_last": last["validation_accuracy"],
+        "validation_accuracy_best": best["validation_accuracy"],
+        "seconds_per_step": trained.seconds_per_step,
+        "steps": last["step"],
+        "parameters": trained.parameters,
+    }

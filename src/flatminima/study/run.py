@@ -1,0 +1,150 @@
+"""A run: a frozen record of everything that determines a result, with a key made of it."""
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from functools import cached_property
+from typing import Any, Literal
+
+from flatminima.train import Measure, Training
+
+__all__ = ["CRITERION", "Outcome", "Run", "Stage", "as_json", "chosen_rho"]
+
+Stage = Literal["grid", "final"]
+CRITERION = "validation_accuracy_last"  # after the last epoch, as what a study reports first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training of a study, and what is measured after it."""
+
+    method: str
+    """The name of the study's method that it belongs to."""
+    label: str
+    """How tables and figures call that method; the only field that the key leaves out."""
+    training: Training
+    """What is trained, on what, by what."""
+    stage: Stage = "final"
+    """Whether it helps to choose a radius (`grid`) or is reported (`final`)."""
+    measure: Measure | None = None
+    """What is measured of the trained network; None for nothing."""
+
+    @cached_property
+    def key(self) -> str:
+        """The name of its folder: 12 hexadecimal digits that change with any setting.
+
+        key = sha256(canonical JSON of every field but the label)[:12]
+        """
+        settings = {name: value for name, value in as_json(self).items() if name != "label"}
+        text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def rho(self) -> float | None:
+        """The radius; None for plain training."""
+        return self.training.rule.rho if self.training.rule else None
+
+    @property
+    def seed(self) -> int:
+        """The seed of the training."""
+        return self.training.seed
+
+    @property
+    def title(self) -> str:
+        """The run in a few words."""
+        radius = "" if self.rho is None else f" rho={self.rho:g}"
+        return f"{self.label}{radius} seed {self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A run with the result that it left."""
+
+    run: Run
+    """The run."""
+    result: Mapping[str, Any]
+    """What its `result.json` says."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the run ended well."""
+        return self.result.get("status") == "done"
+
+
+def chosen_rho(outcomes: Sequence[Outcome], method: str) -> float:
+    """The radius with the best mean validation accuracy over the seeds of a grid.
+
+    The accuracy is the one after the last epoch: with noisy labels the best epoch of nearly every
+    radius is equally good. A radius of which some run failed or diverged is not chosen; of equals
+    the smallest is.
+
+    Args:
+        outcomes: The grid, of any methods.
+        method: The method to choose for.
+
+    Returns:
+        The radius.
+
+    Raises:
+        RuntimeError: If no radius has all of its runs done.
+    """
+    mine = [outcome for outcome in outcomes if outcome.run.method == method]
+    means: dict[float, float] = {}
+    for rho in sorted({outcome.run.rho for outcome in mine if outcome.run.rho is not None}):
+        group = [outcome for outcome in mine if outcome.run.rho == rho]
+        if all(outcome.done for outcome in group):
+            scores = [outcome.result[CRITERION] for outcome in group]
+            means[rho] = math.fsum(scores) / len(scores)
+    if not means:
+        raise RuntimeError(
+            f"{method} must have a radius whose grid runs are all done, got none of {len(mine)} "
+            "runs: read the errors in their result.json."
+        )
+    return max(means, key=lambda rho: means[rho])
+
+
+def as_json(value: Any) -> Any:  # noqa: ANN401 - settings have any shape
+    """A settings value as plain JSON, the same text for equal values.
+
+    A dataclass becomes an object that names its type, so that two components with the same fields
+    are told apart; a member of an enumeration its name in lower case; a set a sorted list; a whole
+    number is written without a point; a non-finite number is a word.
+
+    Args:
+        value: Dataclasses, mappings, sequences, sets, enumeration members, numbers, text, None.
+
+    Returns:
+        What `json.dumps` takes.
+
+    Raises:
+        TypeError: If the value holds anything else.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+        return {"type": type(value).__name__} | own
+    if isinstance(value, Enum):
+        return value.name.lower()
+    if isinstance(value, Mapping):
+        return {str(as_json(name)): as_json(item) for name, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((as_json(item) for item in value), key=str)
+    if isinstance(value, Collection) and not isinstance(value, str | bytes):
+        return [as_json(item) for item in value]
+    if isinstance(value, float):
+        return _number(value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    raise TypeError(
+        "a setting must be a dataclass, mapping, sequence, set, enumeration member, number or "
+        f"text, got {value!r}: a run is written down as JSON."
+    )
+
+
+def _number(value: float) -> float | int | str:
+    """A number as JSON has it: 1.0 as 1, and the non-finite ones as words."""
+    if not math.isfinite(value):
+        return str(value)
+    return int(value) if value.is_integer() else value
