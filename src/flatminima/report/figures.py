@@ -182,11 +182,22 @@ def _ending(study: Study) -> str:
     if study.baseline is None or not known:
         return "Test accuracy through training"
     base = study.baseline.label
-    decided = [row for row in known if row.verdict != "no difference"]
-    if not decided:
-        return f"No method ends apart from {base}"
-    words = {"better": "above", "worse": "below"}
-    return f"{decided[0].method.label} ends {words[decided[0].verdict]} {base} in test accuracy"
+    sides = {
+        side: [row.method.label for row in known if row.verdict == verdict]
+        for side, verdict in (("above", "better"), ("below", "worse"))
+    }
+    if not any(sides.values()):
+        return f"No method ends apart from {base} in test accuracy"
+    many = sum(map(len, sides.values())) > 3
+    said = [
+        f"{f'{len(labels)} methods' if many else ' and '.join(labels)} {side}"
+        for side, labels in sides.items()
+        if labels
+    ]
+    verb = "ends" if sum(map(len, sides.values())) == 1 else "end"
+    first, *others = said
+    words, side = first.rsplit(" ", 1)
+    return ", ".join([f"{words} {verb} {side} {base} in test accuracy", *others])
 
 
 def _rises(one: Series) -> list[float]:

@@ -25,8 +25,9 @@
 
   const sizes = new ResizeObserver((changes) => {
     for (const { target, contentRect } of changes) {
-      const size = Math.round(contentRect.width);
-      if (size > 0 && size !== Math.round(target._fullLayout.width)) Plotly.Plots.resize(target);
+      const { width, height } = target._fullLayout;
+      const same = Math.abs(contentRect.width - width) < 1 && Math.abs(contentRect.height - height) < 1;
+      if (contentRect.width > 0 && !same) Plotly.Plots.resize(target);
     }
   });
 
@@ -94,6 +95,14 @@
     refresh(drawn());
   }
 
+  // With a line per run, hover tells the nearest one; a list of all would hide the figure.
+  function showSingles(button) {
+    singles = toggle(button);
+    const plots = drawn().filter((plot) => drawing(plot).data.some((trace) => trace.meta?.single));
+    refresh(plots);
+    plots.forEach((plot) => Plotly.relayout(plot, { hovermode: singles ? "closest" : "x unified" }));
+  }
+
   function save(name, href) {
     const link = document.createElement("a");
     link.href = href;
@@ -142,7 +151,7 @@
 
   const actions = {
     "[data-filter]": filter,
-    "[data-singles]": (button) => { singles = toggle(button); refresh(drawn()); },
+    "[data-singles]": showSingles,
     "[data-group]": (button) => { toggle(button); refresh(all(".plot[data-drawn]", button.closest("figure"))); },
     ".views [data-view]": (button) => show(button.closest("figure"), button.dataset.view),
     "[data-file]": (button) => saveText(`${button.dataset.file}.csv`, data.files[button.dataset.file]),
@@ -158,14 +167,26 @@
   const restyle = () => drawn().forEach((plot) => Plotly.relayout(plot, { template: theme() }));
   dark.addEventListener("change", restyle);
 
-  // Paper has no depth and no dark: contours, in light.
+  const deepFigures = () => all(".plate").filter((figure) => figure.querySelector(".views"));
+
+  // Paper has no depth and no dark: contours, in light, at the size they have there.
   addEventListener("beforeprint", () => {
     printing = true;
-    all(".plate").filter((figure) => figure.querySelector(".views")).forEach((figure) => show(figure, "flat"));
-    restyle();
-    drawn().forEach((plot) => Plotly.Plots.resize(plot));
+    document.documentElement.classList.add("paper");
+    for (const figure of deepFigures()) {
+      figure.dataset.before = figure.querySelector(".views [aria-pressed=true]").dataset.view;
+      show(figure, "flat");
+    }
+    for (const plot of drawn().filter((one) => one.clientWidth > 0)) {
+      Plotly.relayout(plot, { template: theme(), width: plot.clientWidth, height: plot.clientHeight });
+    }
   });
-  addEventListener("afterprint", () => { printing = false; restyle(); });
+  addEventListener("afterprint", () => {
+    printing = false;
+    document.documentElement.classList.remove("paper");
+    for (const figure of deepFigures()) show(figure, figure.dataset.before);
+    drawn().forEach((plot) => Plotly.relayout(plot, { template: theme(), width: null, height: null, autosize: true }));
+  });
 
   const deep = Boolean(document.createElement("canvas").getContext("webgl"));
   async function start() {

@@ -17,7 +17,7 @@ from flatminima.report.plate import Panel, Plate
 from flatminima.report.records import Json, Study, read
 from flatminima.report.render import main_csv, main_table, radius_csv, radius_table, runs_csv
 from flatminima.report.setting import common
-from flatminima.report.style import INKS, strokes, template
+from flatminima.report.style import INKS, legend, strokes, template
 from flatminima.report.table import answer, grid, rows
 
 __all__ = ["html", "write"]
@@ -54,7 +54,7 @@ def html(study: Study) -> str:
             answer=answer(study),
             facts=list(_facts(study)),
             setting=common(study),
-            colours={name: stroke.colour for name, stroke in strokes(study).items()},
+            legend={entry.group: entry for entry in legend(study, strokes(study))},
             inks=INKS,
             table=main_table(study),
             marks=_marks(study),

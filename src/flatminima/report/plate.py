@@ -30,6 +30,8 @@ class Entry:
     """What it says."""
     colour: str
     """The colour of its mark."""
+    ring: bool = False
+    """Whether the mark is hollow, as for lines that are not drawn through."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,7 @@ def _rule(figure: go.Figure, baseline: Method, labels: list[str]) -> None:
         range=[-0.6, len(labels) - 0.4],
         showgrid=False,
         tickfont_size=14,
+        automargin=True,
     )
     figure.update_xaxes(
         title_text=f"test accuracy minus that of {baseline.label} (points)",
@@ -188,5 +189,11 @@ def _chosen(entries: list[Radius]) -> str:
     for entry in entries:
         if entry.chosen:
             chosen.setdefault(entry.rho, []).append(entry.method.label)
+    if not chosen:
+        return "Validation accuracy by radius"
+    if sum(map(len, chosen.values())) > 3:
+        low, high = min(chosen), max(chosen)
+        between = f"is {low:g}" if low == high else f"lies between {low:g} and {high:g}"
+        return f"The chosen radius {between}, by method"
     said = [f"{rho:g} for {' and '.join(labels)}" for rho, labels in chosen.items()]
-    return f"Chosen radius: {', '.join(said)}" if said else "Validation accuracy by radius"
+    return f"Chosen radius: {', '.join(said)}"

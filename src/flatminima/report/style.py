@@ -145,7 +145,12 @@ def legend(study: Study, names: Iterable[str]) -> list[Entry]:
     """The entries of some methods, in the order of the study."""
     drawn, names = strokes(study), set(names)
     return [
-        Entry(group=method.name, label=method.label, colour=drawn[method.name].colour)
+        Entry(
+            group=method.name,
+            label=method.label,
+            colour=drawn[method.name].colour,
+            ring=drawn[method.name].dash != "solid",
+        )
         for method in study.methods
         if method.name in names
     ]

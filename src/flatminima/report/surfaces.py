@@ -16,7 +16,7 @@ __all__ = ["surfaces"]
 # Viridis without its darkest part, in which light and shade would drown.
 SCALE = ("#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 CAMERA = {"eye": {"x": 1.35, "y": -1.45, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.18}}
-LEVELS = 14
+LEVELS = 20
 
 Array = NDArray[np.floating]
 Plane = tuple[Method, Run, Array, Array, Array]
@@ -120,7 +120,9 @@ def _contours(plane: Plane, ends: tuple[float, float]) -> go.Figure:
     figure = label_axes(
         go.Figure(trace, layout={"template": template()}), "direction 1", "direction 2"
     )
-    return figure.update_yaxes(scaleanchor="x", constrain="domain").update_xaxes(constrain="domain")
+    return figure.update_yaxes(scaleanchor="x", constrain="domain").update_xaxes(
+        constrain="domain", constraintoward="left"
+    )
 
 
 def _step(low: float, high: float) -> float:
@@ -136,4 +138,5 @@ def _title(planes: Sequence[Plane]) -> str:
         (method.label, float(np.nanmax(loss) - np.nanmin(loss))) for method, *_, loss in planes
     ]
     said = [f"{rise:.2g} around {label}" for label, rise in rises]
-    return f"On the same square the loss rises by {' and by '.join(said)}"
+    where = "On the same square the" if len(said) > 1 else "The"
+    return f"{where} loss rises by {' and by '.join(said)}"
