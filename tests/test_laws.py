@@ -127,7 +127,7 @@ def test_of_all_points_of_the_ball_the_one_uphill_is_worst_to_first_order():
             assert g.dot(other * (RHO / other.norm(order))).item() < rise
 
 
-# ------------------------------------------------------------------------------------ lengths of e
+# ------------------------------------------------------------------------------------- lengths of e
 
 
 @pytest.mark.parametrize("order", [1.0, 1.001, 1.5, 2.0, 3.0, 50.0, math.inf])

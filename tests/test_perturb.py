@@ -133,7 +133,7 @@ def test_powers_neither_overflow_nor_vanish(scale, p):
     assert torch.linalg.vector_norm(e, p).item() == pytest.approx(0.5, rel=1e-10)
 
 
-# ----------------------------------------------------------------------------------------- by hand
+# ------------------------------------------------------------------------------------------ by hand
 
 
 def test_the_order_1_moves_the_largest_coordinate_alone():
