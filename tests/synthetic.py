@@ -142,7 +142,7 @@ def region_rows(method, epochs, rng) -> list:
         shares /= shares.sum()
         names = ("steeper", "gentler", "reversed_steeper", "reversed_gentler")
         rows.append(
-            {"kind": "regions", "epoch": step / 50, "step": step, "both_zero": 0.0}
+            {"kind": "regions", "epoch": step / 50, "step": step, "both_zero": 0.1}
             | dict(zip(names, shares.tolist(), strict=True))
         )
     return rows

@@ -129,7 +129,7 @@ def test_half_written_runs_are_unfinished_and_in_no_mean(tmp_path):
     ]
     assert (row(found, "sam").n, row(found, "sam").planned) == (2, 4)
     assert row(found, "sam").last.mean == pytest.approx(95)
-    assert "(2 of 6 final runs did not finish)" in answer(found)
+    assert "(2 of 6 final runs not done)" in answer(found)
 
 
 def test_the_last_line_may_be_cut_off(tmp_path):
@@ -232,6 +232,22 @@ def test_the_grid_marks_the_chosen_radius(tmp_path):
     assert [entry.accuracy.mean for entry in grid(found)] == pytest.approx([90, 80, 70])
     assert [line[-1].text for line in render.radius_table(found).rows] == ["✓", "", ""]
     assert "Radius at the edge" in {doubt.subject for doubt in doubts(found)}
+
+
+def test_the_grid_is_told_by_what_the_study_chooses_by(tmp_path):
+    scores = {"validation_accuracy_best": 0.9, "validation_accuracy_last": 0.7}
+    final(tmp_path, "sam", 0, scores, stage="grid", rho=0.1)
+    found = study(tmp_path, {"sam": [0.9]}, chosen_by="validation_accuracy_last")
+    assert grid(found)[0].accuracy.mean == pytest.approx(70)
+    assert "Validation accuracy after the last epoch" in page.html(found)
+
+
+def test_runs_that_the_study_does_not_name_are_left_out(tmp_path):
+    named = [run.key for run in study(tmp_path, {"sgd": [0.9, 0.9, 0.1]}).runs[:2]]
+    found = study(tmp_path, {"sgd": [0.9, 0.9, 0.1]}, runs=[*named, "not begun"])
+    assert row(found, "sgd").last.mean == pytest.approx(90)
+    assert (len(found.runs), found.waiting, found.strangers) == (2, 1, 1)
+    assert {"Not finished", "Other runs"} <= {doubt.subject for doubt in doubts(found)}
 
 
 def test_final_runs_with_different_settings_are_told(tmp_path):
@@ -384,6 +400,15 @@ def test_compared_surfaces_share_axes_colours_and_camera(whole):
         flat_other.zmax,
         flat_other.contours,
     )
+
+
+def test_coordinates_without_a_slope_are_drawn_apart_from_gentler(whole):
+    plate = next(plate for plate in plates(read(whole)) if plate.name == "regions")
+    areas = {trace.legendgroup: trace.y for trace in plate.panels[0].figure.data}
+    assert areas["both_zero"] == pytest.approx(10)
+    assert sum(areas.values()) == pytest.approx(100, abs=1e-4)
+    rows = [run.regions[0]["gentler"] for run in read(whole).select("sam", stage="final")]
+    assert areas["gentler"][0] == pytest.approx(100 * sum(rows) / len(rows) - 10, abs=1e-4)
 
 
 def test_titles_say_only_what_intervals_allow(tmp_path):

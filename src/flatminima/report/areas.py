@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 
 from flatminima.report.curves import Curve, Series, compact, found, seeds
 from flatminima.report.plate import Entry, Panel, Plate
-from flatminima.report.records import Run, Study
-from flatminima.report.style import REGIONS, label_axes, template
+from flatminima.report.records import Json, Run, Study
+from flatminima.report.style import INKS, REGIONS, label_axes, template
 
 __all__ = ["CHANCE", "shares"]
 
@@ -18,18 +18,15 @@ ROOM = 7  # percent: an area thinner than this has no room for its name
 def shares(study: Study) -> Plate | None:
     """The region shares, a panel per method."""
     curves = {name: found(study, _share(name)) for name in REGIONS}
-    panels = [
-        _panel(dict(zip(curves, same, strict=True))) for same in zip(*curves.values(), strict=True)
-    ]
+    panels = [dict(zip(curves, same, strict=True)) for same in zip(*curves.values(), strict=True)]
     if not panels:
         return None
-    first = curves["steeper"]
     return Plate(
         name="regions",
-        title=_largest({name: every[0] for name, every in curves.items()}),
-        caption="Each coordinate of the gradient by its change a step uphill, means over seeds, "
-        f"{seeds(first)}. Dotted: chance, {CHANCE} % each.",
-        panels=panels,
+        title=_largest(panels[0]),
+        caption="Every coordinate of the gradient by its change a step uphill, means over seeds, "
+        f"{seeds(curves['steeper'])}. Chance: {CHANCE} % each of what is not 0.",
+        panels=[_panel(regions) for regions in panels],
         legend=[
             Entry(group=name, label=label, colour=colour)
             for name, (label, colour) in REGIONS.items()
@@ -38,11 +35,15 @@ def shares(study: Study) -> Plate | None:
 
 
 def _share(name: str) -> Curve:
-    """The curve of one region, in percent."""
+    """The curve of one region, in percent; the records count `both_zero` as gentler as well."""
+
+    def share(row: Json) -> float:
+        zero = row.get("both_zero", 0.0)
+        return {"both_zero": zero, "gentler": row["gentler"] - zero}.get(name, row.get(name, 0.0))
 
     def curve(run: Run) -> tuple[list[float], list[float]]:
-        kept = [row for row in run.regions if name in row]
-        return [row["epoch"] for row in kept], [100 * row[name] for row in kept]
+        kept = [row for row in run.regions if "gentler" in row]
+        return [row["epoch"] for row in kept], [100 * share(row) for row in kept]
 
     return curve
 
@@ -54,10 +55,6 @@ def _panel(regions: dict[str, Series]) -> Panel:
     label_axes(figure, "epoch", "share of coordinates (%)")
     figure.update_yaxes(range=[0, 100], tickvals=[0, 25, 50, 75, 100], showgrid=False)
     _name(figure, regions)
-    for level in (25, 50, 75):
-        figure.add_hline(
-            y=level, line={"dash": "dot", "width": 1, "color": "rgba(255,255,255,0.75)"}
-        )
     figure.update_xaxes(unifiedhovertitle_text="epoch %{x:.1f}")
     method = regions["steeper"].method
     return Panel(figure=figure, title=method.label, method=method.name)
@@ -93,7 +90,7 @@ def _name(figure: go.Figure, regions: dict[str, Series]) -> None:
                 xanchor="right",
                 xshift=-6,
                 showarrow=False,
-                font_color="white" if name.endswith("steeper") else "#1f2328",
+                font_color="white" if name.endswith("steeper") else INKS["light"].text,
             )
         below += share
 
@@ -109,8 +106,12 @@ def _mean(one: Series) -> NDArray[np.floating]:
 
 
 def _largest(regions: dict[str, Series]) -> str:
-    """Which region is the largest over the last quarter of training."""
+    """Which region is the largest over the last quarter of training, of what is not 0."""
     late = {name: _late(one) for name, one in regions.items()}
+    slopes = 100 - late.pop("both_zero")
+    label = regions["steeper"].method.label
+    if slopes < 1:
+        return f"Under {label}, hardly a coordinate has a slope in the end"
     name = max(late, key=late.__getitem__)
-    label = regions[name].method.label
-    return f"Under {label}, {late[name]:.0f} % of coordinates end {REGIONS[name][0]} uphill"
+    share = 100 * late[name] / slopes
+    return f"Under {label}, {share:.0f} % of the slopes end {REGIONS[name][0]} uphill"

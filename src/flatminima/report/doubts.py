@@ -53,6 +53,11 @@ def _endings(study: Study) -> Iterator[Doubt]:
             "the rest flatters a method whose hard seeds are missing."
         )
         yield Doubt("Missing runs", text)
+    if study.waiting:
+        yield Doubt("Not finished", f"{study.waiting} runs of the study have not begun.")
+    if study.strangers:
+        text = f"{study.strangers} runs in the folder belong to no part of this study: left out."
+        yield Doubt("Other runs", text)
 
 
 def _mixtures(study: Study) -> Iterator[Doubt]:
@@ -153,8 +158,10 @@ def _chance(study: Study) -> Iterator[Doubt]:
         yield Doubt("Chance, accuracy", text)
     if any(run.regions for run in study.runs):
         text = (
-            f"Were the slope uphill independent of the slope here, and of the same symmetric law, "
-            f"each region would hold {CHANCE} % of the coordinates."
+            "Were the slope uphill independent of the slope here, and of the same symmetric law, "
+            f"each region would hold {CHANCE} % of the coordinates whose slope is not 0. "
+            "Where both slopes are 0, as behind a dead unit, the share counts as gentler; "
+            "the figure shows it apart."
         )
         yield Doubt("Chance, regions", text)
 

@@ -18,7 +18,7 @@ from flatminima.report.records import Json, Study, read
 from flatminima.report.render import main_csv, main_table, radius_csv, radius_table, runs_csv
 from flatminima.report.setting import common
 from flatminima.report.style import INKS, legend, strokes, template
-from flatminima.report.table import answer, grid, rows
+from flatminima.report.table import answer, criterion, grid, rows
 
 __all__ = ["html", "write"]
 
@@ -60,6 +60,9 @@ def html(study: Study) -> str:
             marks=_marks(study),
             radii=radius_table(study),
             radius_methods=[entry.method.name for entry in grid(study)],
+            radius_epoch="after the last epoch"
+            if criterion(study).endswith("_last")
+            else "at each run’s best epoch",
             plates=drawn,
             doubts=doubts(study),
             trouble=[run for run in study.select(done=False) if run.status != "done"],
@@ -150,7 +153,7 @@ def _marks(study: Study) -> dict[str, dict[str, float]]:
 
 def _facts(study: Study) -> Iterator[tuple[str, str]]:
     """What stands under the answer: a name and a text each, only those that are known."""
-    done, every = (len(study.select(done=flag)) for flag in (True, False))
+    done, every = len(study.select()), len(study.runs) + study.waiting
     facts = {
         "Question": study.word("question"),
         "Expected": study.word("expected"),

@@ -1,9 +1,10 @@
 """What is drawn as points: the difference of every seed, the accuracy at every radius."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import plotly.graph_objects as go
 
+from flatminima.report.interval import Interval
 from flatminima.report.plate import Panel, Plate
 from flatminima.report.records import Method, Run, Study
 from flatminima.report.style import GREY, faint, label_axes, legend, strokes, template
@@ -121,7 +122,8 @@ def _wins(study: Study, row: Row) -> str:
     assert study.baseline is not None  # the caller has looked
     pairs = _pairs(study, row.method)
     above = sum((accuracy(one) or 0.0) > (accuracy(other) or 0.0) for one, other in pairs)
-    return f"{row.method.label} is above {study.baseline.label} in {above} of {len(pairs)} seeds"
+    seeds = f"{len(pairs)} seed{'' if len(pairs) == 1 else 's'}"
+    return f"{row.method.label} is above {study.baseline.label} in {above} of {seeds}"
 
 
 def _range(counts: Iterable[int]) -> str:
@@ -144,6 +146,7 @@ def radii(study: Study) -> Plate | None:
         aside = 1.025 ** (place - (len(methods) - 1) / 2)  # else one interval hides another
         figure.add_trace(_radius_line(study, mine, aside))
     label_axes(figure, "radius ρ (log scale)", "validation accuracy (%)")
+    figure.update_yaxes(range=_range_of([entry.accuracy for entry in entries if entry.accuracy]))
     ticks = sorted({entry.rho for entry in entries})
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{rho:g}" for rho in ticks])
     n = _range(entry.accuracy.n for entry in entries if entry.accuracy)
@@ -155,6 +158,13 @@ def radii(study: Study) -> Plate | None:
         panels=[Panel(figure=figure)],
         legend=legend(study, (method.name for method in methods)),
     )
+
+
+def _range_of(values: Sequence[Interval]) -> list[float]:
+    """The ends of an axis of percentages: an interval may leave them, a percentage cannot."""
+    low, high = min(value.low for value in values), max(value.high for value in values)
+    room = 0.05 * (high - low)
+    return [max(0.0, low - room), min(100.0, high + room)]
 
 
 def _radius_line(study: Study, entries: list[Radius], aside: float) -> go.Scatter:

@@ -80,7 +80,11 @@ class Study:
     methods: Sequence[Method]
     """What it compares, in its own order."""
     runs: Sequence[Run]
-    """Every run that left a folder, by key."""
+    """Every run of the study that left a folder, by key."""
+    waiting: int = 0
+    """How many runs of the study have left no folder yet."""
+    strangers: int = 0
+    """How many runs lie in the folder that the study does not name: left by an older plan."""
     about: Mapping[str, Any]
     """The other fields of `study.json`."""
 
@@ -127,7 +131,8 @@ def read(folder: Path | str) -> Study:
 
     A run without a complete result is `unfinished`, whatever else it wrote; a last line cut off
     in the middle is left out; a run folder without a readable `run.json` cannot be told apart
-    from any other and is left out too.
+    from any other and is left out too. Where `study.json` lists its runs, only these are read:
+    the folder may hold others, of an older plan or another preset.
 
     Args:
         folder: The folder that holds `study.json` and `runs/`.
@@ -145,8 +150,17 @@ def read(folder: Path | str) -> Study:
             f"folder must hold a readable study.json, got {str(folder)!r}: "
             "run the study first, or name the folder of a single study"
         )
-    runs = tuple(_runs(folder / "runs"))
-    return Study(folder=folder, methods=_methods(about, runs), runs=runs, about=about)
+    found = tuple(_runs(folder / "runs"))
+    named = set(about.get("runs") or [run.key for run in found])
+    runs = tuple(run for run in found if run.key in named)
+    return Study(
+        folder=folder,
+        methods=_methods(about, runs),
+        runs=runs,
+        waiting=len(named) - len(runs),
+        strangers=len(found) - len(runs),
+        about=about,
+    )
 
 
 def _runs(folder: Path) -> Iterator[Run]:

@@ -34,6 +34,7 @@ REGIONS = {
     "gentler": ("gentler", "#a9bdd6"),
     "reversed_gentler": ("reversed, gentler", "#e3bdb2"),
     "reversed_steeper": ("reversed, steeper", "#9d5348"),
+    "both_zero": ("both slopes 0", "#d9d9d9"),
 }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from flatminima.report.interval import Interval, by_seed
 from flatminima.report.records import Method, Run, Study
 
-__all__ = ["Radius", "Row", "answer", "best", "difference", "grid", "rows"]
+__all__ = ["Radius", "Row", "answer", "best", "criterion", "difference", "grid", "rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Radius:
     rho: float
     """The radius."""
     accuracy: Interval | None
-    """Validation accuracy at the best epoch, in percent."""
+    """Validation accuracy at the epoch that the study chooses by, in percent."""
     planned: int
     """How many runs there are, finished or not."""
     chosen: bool
@@ -142,6 +142,11 @@ def grid(study: Study) -> list[Radius]:
     ]
 
 
+def criterion(study: Study) -> str:
+    """The number of a result by which the study chooses a radius."""
+    return study.word("chosen_by") or "validation_accuracy_best"
+
+
 def _radius(study: Study, method: Method, rho: float) -> Radius:
     """What the grid runs of a method say about one radius."""
     runs = study.select(method.name, stage="grid", done=False)
@@ -150,7 +155,7 @@ def _radius(study: Study, method: Method, rho: float) -> Radius:
     return Radius(
         method=method,
         rho=rho,
-        accuracy=_percent(_mean(done, lambda run: run.number("validation_accuracy_best"))),
+        accuracy=_percent(_mean(done, lambda run: run.number(criterion(study)))),
         planned=len(runs),
         chosen=rho in _rhos(study.select(method.name, stage="final", done=False)),
     )
@@ -230,7 +235,7 @@ def _unfinished(study: Study) -> str:
     planned, done = (len(study.select(stage="final", done=flag)) for flag in (False, True))
     if planned == done:
         return ""
-    return f" ({planned - done} of {_count(planned, 'final run')} did not finish)"
+    return f" ({planned - done} of {_count(planned, 'final run')} not done)"
 
 
 def _tally(others: Sequence[Row], base: str) -> str:
