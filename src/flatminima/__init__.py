@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flatminima.engine.backward import SharpnessAware
     from flatminima.objective import Objective
     from flatminima.regions import Region
-    from flatminima.rules.rule import HERE, Ask, Conversation, Look, Probe, Rule
+    from flatminima.rules.rule import HERE, Ask, Conversation, Look, Probe, Rule, Talk
     from flatminima.rules.schedule import periodic, while_large, window, with_probability
     from flatminima.rules.zoo import (
         asam,
@@ -46,7 +46,7 @@ _HOMES = {
     "vector": ("Vector",),
     "objective": ("Objective",),
     "regions": ("Region",),
-    "rules.rule": ("HERE", "Ask", "Conversation", "Look", "Probe", "Rule"),
+    "rules.rule": ("HERE", "Ask", "Conversation", "Look", "Probe", "Rule", "Talk"),
     "rules.schedule": ("periodic", "while_large", "window", "with_probability"),
     "rules.zoo": (
         "asam",
@@ -88,6 +88,7 @@ __all__ = [
     "Region",
     "Rule",
     "SharpnessAware",
+    "Talk",
     "Vector",
     "asam",
     "clipped",
