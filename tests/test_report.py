@@ -13,7 +13,7 @@ from synthetic import description, write_json, write_study
 
 from flatminima.report import answer, page, read, render
 from flatminima.report.doubts import doubts
-from flatminima.report.figures import plates
+from flatminima.report.figures import plates, standing_out
 from flatminima.report.interval import Interval, band, t_quantile
 from flatminima.report.records import Study
 from flatminima.report.style import GREY, PALETTE, strokes
@@ -409,6 +409,20 @@ def test_coordinates_without_a_slope_are_drawn_apart_from_gentler(whole):
     assert sum(areas.values()) == pytest.approx(100, abs=1e-4)
     rows = [run.regions[0]["gentler"] for run in read(whole).select("sam", stage="final")]
     assert areas["gentler"][0] == pytest.approx(100 * sum(rows) / len(rows) - 10, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("means", "title"),
+    [((1, 5, 5), "a least"), ((1, 1, 5), "c most"), ((1, 5, 9), "a least"), ((1, 1, 1), "alike")],
+)
+def test_a_title_names_what_stands_out(means, title):
+    values = [
+        (label, Interval(mean=mean, half=0.5, n=3))
+        for label, mean in zip("abc", means, strict=True)
+    ]
+    words = {"low": "{} least", "high": "{} most", "alike": "alike", "single": "single"}
+    assert standing_out(values, **words) == title
+    assert standing_out([*values, ("d", Interval(mean=9, half=None, n=1))], **words) == "single"
 
 
 def test_titles_say_only_what_intervals_allow(tmp_path):

@@ -22,9 +22,9 @@ from flatminima.report.points import differences, radii
 from flatminima.report.records import Study
 from flatminima.report.style import label_axes, legend
 from flatminima.report.surfaces import surfaces
-from flatminima.report.table import rows
+from flatminima.report.table import listed, rows
 
-__all__ = ["plates"]
+__all__ = ["plates", "standing_out"]
 
 BANDS = "Lines are means over seeds, bands 95 % intervals"
 
@@ -56,10 +56,11 @@ def losses(study: Study) -> Plate | None:
     curves = found(study, along_epochs("train_loss"))
     if not curves:
         return None
-    title = lowest(
+    title = standing_out(
         [(one.method.label, one.last()) for one in curves],
-        seen="{} ends with the lowest training loss",
-        alike="No training loss ends below all others",
+        low="{} ends with the lowest training loss",
+        high="{} ends with the highest training loss",
+        alike="No training loss ends apart from all others",
         single="Training loss through training",
     )
     figure = drawing(study, curves, place="epoch", form=".3f")
@@ -73,10 +74,11 @@ def memorised(study: Study) -> Plate | None:
     curves = found(study, along_epochs("noisy_accuracy", 100))
     if not curves:
         return None
-    title = lowest(
+    title = standing_out(
         [(one.method.label, one.last()) for one in curves],
-        seen="{} memorises the fewest wrong labels",
-        alike="No method memorises fewer wrong labels than all others",
+        low="{} memorises the fewest wrong labels",
+        high="{} memorises the most wrong labels",
+        alike="No method stands apart in the wrong labels it memorises",
         single="Wrong labels memorised through training",
     )
     figure = drawing(study, curves, place="epoch", form=".1f")
@@ -89,10 +91,11 @@ def slices(study: Study) -> Plate | None:
     curves = found(study, along_result("slice_1d", "reach", "loss"))
     if not curves:
         return None
-    title = lowest(
+    title = standing_out(
         [(one.method.label, Interval.of(_rises(one))) for one in curves],
-        seen="The loss rises least around {}",
-        alike="The loss rises least around no single method",
+        low="The loss rises least around {}",
+        high="The loss rises most around {}",
+        alike="No method stands apart in how the loss rises around it",
         single="The loss along one direction",
     )
     figure = drawing(study, curves, place="distance", form=".3f")
@@ -133,15 +136,16 @@ def _ticks(curves: Sequence[Series]) -> list[float]:
     )
 
 
-def lowest(
-    values: Sequence[tuple[str, Interval | None]], *, seen: str, alike: str, single: str
+def standing_out(
+    values: Sequence[tuple[str, Interval | None]], *, low: str, high: str, alike: str, single: str
 ) -> str:
-    """A title that names the lowest of some values, if its interval is apart from all others.
+    """A title that names the lowest of some values, or else the highest, if it is apart.
 
     Args:
         values: A label and its value, each.
-        seen: The title with a place for the label.
-        alike: The title if no value is apart.
+        low: The title if the lowest is apart from all others, with a place for its label.
+        high: The title if only the highest is.
+        alike: The title if neither is.
         single: The title if there is nothing to compare, or no interval.
 
     Returns:
@@ -150,8 +154,14 @@ def lowest(
     known = [(label, value) for label, value in values if value and value.half is not None]
     if len(known) < 2 or len(known) < len(values):
         return single
-    (label, first), *others = sorted(known, key=lambda pair: pair[1].mean)
-    return seen.format(label) if all(first.apart(value) for _, value in others) else alike
+    ranked = sorted(known, key=lambda pair: pair[1].mean)
+    for title, (label, end), others in (
+        (low, ranked[0], ranked[1:]),
+        (high, ranked[-1], ranked[:-1]),
+    ):
+        if all(end.apart(value) for _, value in others):
+            return title.format(label)
+    return alike
 
 
 def _plate(
@@ -190,7 +200,7 @@ def _ending(study: Study) -> str:
         return f"No method ends apart from {base} in test accuracy"
     many = sum(map(len, sides.values())) > 3
     said = [
-        f"{f'{len(labels)} methods' if many else ' and '.join(labels)} {side}"
+        f"{f'{len(labels)} methods' if many else listed(labels)} {side}"
         for side, labels in sides.items()
         if labels
     ]

@@ -8,7 +8,7 @@ from flatminima.report.interval import Interval
 from flatminima.report.plate import Panel, Plate
 from flatminima.report.records import Method, Run, Study
 from flatminima.report.style import GREY, faint, label_axes, legend, strokes, template
-from flatminima.report.table import Radius, Row, accuracy, grid, rows
+from flatminima.report.table import Radius, Row, accuracy, grid, listed, rows
 
 __all__ = ["differences", "radii"]
 
@@ -205,5 +205,5 @@ def _chosen(entries: list[Radius]) -> str:
         low, high = min(chosen), max(chosen)
         between = f"is {low:g}" if low == high else f"lies between {low:g} and {high:g}"
         return f"The chosen radius {between}, by method"
-    said = [f"{rho:g} for {' and '.join(labels)}" for rho, labels in chosen.items()]
+    said = [f"{rho:g} for {listed(labels)}" for rho, labels in chosen.items()]
     return f"Chosen radius: {', '.join(said)}"

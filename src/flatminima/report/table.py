@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from flatminima.report.interval import Interval, by_seed
 from flatminima.report.records import Method, Run, Study
 
-__all__ = ["Radius", "Row", "answer", "best", "criterion", "difference", "grid", "rows"]
+__all__ = ["Radius", "Row", "answer", "best", "criterion", "difference", "grid", "listed", "rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,11 +245,11 @@ def _tally(others: Sequence[Row], base: str) -> str:
         word: [row.method.label for row in others if row.verdict == verdict]
         for verdict, word in words.items()
     }
-    said = ", ".join(f"{_list(labels)} {word}" for word, labels in groups.items() if labels)
+    said = ", ".join(f"{listed(labels)} {word}" for word, labels in groups.items() if labels)
     return f"; also against {base}: {said}." if said else "."
 
 
-def _list(labels: Sequence[str]) -> str:
+def listed(labels: Sequence[str]) -> str:
     """Words as in a sentence."""
     *most, final = labels
     return f"{', '.join(most)} and {final}" if most else final
