@@ -204,6 +204,18 @@ def test_a_random_perturbation_has_the_length_rho_and_no_preferred_direction():
     assert (covariance - RHO**2 / 20 * torch.eye(20).double()).abs().max() < 6 * RHO * deviation
 
 
+def test_a_random_perturbation_leaves_what_is_frozen_and_fills_the_ball_with_the_rest():
+    """Else the radius would mean less the more of a model is frozen."""
+    trained = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    frozen, steps = torch.ones(400, dtype=torch.float64), []
+    rule = fm.random_perturbation(RHO)
+    sharp = fm.SharpnessAware([trained, frozen], rule, observe=[steps.append])
+    sharp.backward(lambda: (trained * frozen[:4]).square().sum())
+    moved, still = steps[0].e.parts
+    assert still is None or still.eq(0.0).all()
+    assert moved.norm().item() == pytest.approx(RHO, rel=1e-12)
+
+
 # -------------------------------------------------------------------------------------- invariances
 
 
