@@ -156,6 +156,15 @@ def test_this_process_hands_on_what_a_task_raised():
         handle.result()
 
 
+def test_this_process_carries_out_a_task_once_and_when_it_is_asked():
+    done = []
+    handle = ThisProcess().submit(done.append, "x")
+    assert done == []
+    handle.result()
+    handle.result()
+    assert done == ["x"]
+
+
 def test_this_process_uses_one_thread_for_a_task_and_puts_the_number_back():
     before = torch.get_num_threads()
     torch.set_num_threads(2)

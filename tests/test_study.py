@@ -52,6 +52,15 @@ def test_a_study_that_is_not_there_is_answered_with_those_that_are():
         find("mine.py")
 
 
+def test_a_file_that_is_no_study_is_told_what_it_lacks(tmp_path):
+    (tmp_path / "half.py").write_text('"""Half a study."""\n\nMETHODS = ()\n')
+    with pytest.raises(
+        ValueError,
+        match="study must define METHODS, PRESETS and runs, got .* without PRESETS, runs",
+    ):
+        find(str(tmp_path / "half.py")).plan("quick")
+
+
 def test_the_docstring_says_what_is_asked():
     assert TINY.field("question") == "Does a study of four short runs leave what it should?"
     assert TINY.field("source") == "made for the tests."

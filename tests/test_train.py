@@ -111,6 +111,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(parts):
         train(hot, parts, name="run 3f9c")
 
 
+def test_weights_that_are_lost_in_the_last_step_stop_the_run_too(parts):
+    one_step = replace(PLAIN, optimizer=SGD(lr=1e200), epochs=1, batch_size=90)
+    with pytest.raises(Diverged, match=r"the loss became (nan|inf) at step 1 of run: lower"):
+        train(one_step, parts)
+
+
 def test_memorising_shows_as_accuracy_on_flipped_labels(parts):
     long = replace(PLAIN, model=MLP(hidden=(64,)), epochs=120, schedule="constant")
     last = train(long, parts).epochs[-1]

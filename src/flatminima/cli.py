@@ -117,7 +117,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except ValueError as error:
         print(f"flatminima: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         print(f"flatminima: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:

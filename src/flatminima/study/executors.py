@@ -12,12 +12,14 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing.connection import wait
 from typing import Any, Protocol, Self
 
 import torch
 
-__all__ = ["Executor", "Handle", "LocalPool", "ThisProcess", "one_thread"]
+__all__ = ["Executor", "Handle", "Later", "LocalPool", "ThisProcess", "one_thread"]
 
 Task = Callable[[Any], Any]
 
@@ -39,22 +41,35 @@ class Executor(Protocol):
 
 
 class ThisProcess:
-    """Carries out every task at once, in this process, before `submit` returns.
+    """Carries out every task in this process, when its result is asked for.
 
     Example:
         >>> ThisProcess().submit(abs, -2).result()
         2
     """
 
-    def submit(self, fn: Task, run: Any) -> Future[Any]:  # noqa: ANN401
-        """Carry out `fn(run)` with one thread, as a worker would."""
-        done: Future[Any] = Future()
+    def submit(self, fn: Task, run: Any) -> "Later":  # noqa: ANN401
+        """Keep `fn(run)` for later."""
+        return Later(fn, run)
+
+
+@dataclass(frozen=True)
+class Later:
+    """A task that is carried out when its result is first asked for."""
+
+    fn: Task
+    """What to call."""
+    run: Any
+    """What to call it with."""
+
+    def result(self) -> Any:  # noqa: ANN401
+        """What the task returns, computed with one thread, as a worker would."""
+        return self._result
+
+    @cached_property
+    def _result(self) -> Any:  # noqa: ANN401
         with one_thread():
-            try:
-                done.set_result(fn(run))
-            except Exception as error:
-                done.set_exception(error)
-        return done
+            return self.fn(self.run)
 
 
 class LocalPool:

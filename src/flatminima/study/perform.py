@@ -1,7 +1,7 @@
 """One run from its settings to its result on disk: what an executor is handed."""
 
 import traceback
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from flatminima.data import Digits, Mnist, Parts
@@ -43,7 +43,7 @@ def _result(run: Run, record: Record, place: Place) -> Json:
     return summary(trained) | measured(trained.model, parts.train, run.measure)
 
 
-@cache
+@lru_cache(maxsize=2)  # MNIST takes 55 MB
 def loaded(data: Digits | Mnist, root: str | None) -> Parts:
     """The data of a run, kept for the next one that this process carries out."""
     return data.load(root)

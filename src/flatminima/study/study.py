@@ -124,6 +124,13 @@ class Study:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)
+        if missing := [
+            word for word in ("METHODS", "PRESETS", "runs") if not hasattr(module, word)
+        ]:
+            raise ValueError(
+                f"study must define METHODS, PRESETS and runs, got {self.path} "
+                f"without {', '.join(missing)}."
+            )
         return module
 
     def load(self) -> None:

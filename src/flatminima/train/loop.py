@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
@@ -104,7 +104,7 @@ def train(
         The trained network with its rows.
 
     Raises:
-        Diverged: If the loss of a step is not finite.
+        Diverged: If the loss of a step, or after an epoch, is not finite.
     """
     with seeded(training.seed, device):
         # --- what is trained, on what, by what
@@ -141,16 +141,18 @@ def train(
                 optimizer.step()
                 scheduler.step()
                 losses.append(loss.detach())
-            _check_finite(losses, before=steps * (epoch - 1), name=name)
+            # Asked once per epoch, so that a GPU is not waited for at every step.
+            _check_finite(torch.stack(losses).tolist(), first=steps * (epoch - 1) + 1, name=name)
             times.append(time.perf_counter() - began)
 
             # --- what the epoch came to
-            row = {"kind": "epoch", "epoch": epoch, "step": steps * epoch}
+            row: Row = {"kind": "epoch", "epoch": epoch, "step": steps * epoch}
             row |= _scores(model, parts) | {"lr": lr, "seconds": times[-1]}
             if training.rule:
                 row["rho"] = training.rule.rho
             rows.append(row)
             log(row)
+            _check_finite([row["train_loss"]], first=row["step"], name=name)
             while shares.rows:
                 log(_region_row(shares.rows.pop(0), steps))
     return Trained(model=model, epochs=rows, seconds_per_step=median(times) / steps)
@@ -172,10 +174,9 @@ def _batch(part: Part, index: Tensor) -> tuple[Tensor, Tensor]:
     return part.inputs(index), part.labels[index]
 
 
-def _check_finite(losses: list[Tensor], *, before: int, name: str) -> None:
-    """Raise `Diverged` at the first loss that is not finite."""
-    # Asked once per epoch, so that a GPU is not waited for at every step.
-    for step, loss in enumerate(torch.stack(losses).tolist(), start=before + 1):
+def _check_finite(losses: Iterable[float], *, first: int, name: str) -> None:
+    """Raise `Diverged` at the first loss that is not finite; they are of the steps from `first`."""
+    for step, loss in enumerate(losses, start=first):
         if not math.isfinite(loss):
             raise Diverged(f"the loss became {loss} at step {step} of {name}: lower lr or rho.")
 

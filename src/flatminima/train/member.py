@@ -17,7 +17,7 @@ class Member:
 
     Example:
         >>> Member(name="sam", rho=0.05).build()
-        sam(rho=0.05, p=2)
+        sam(rho=0.05, p=2) = Probe(normalized(p=2.0), rho=0.05)
     """
 
     name: str
