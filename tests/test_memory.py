@@ -94,8 +94,8 @@ def buffers(
     """The most that a step holds besides `.grad`: during its further passes, and at any time.
 
     Both are in multiples of the weights. Within a pass, `.grad` is what the pass makes; at any
-    other time it is the direction that will be put there. The copy of the weights, kept from step to step,
-    counts at any time.
+    other time it is the direction that will be put there. The copy of the weights, which is kept
+    from step to step, counts at any time.
     """
     model = Long(sizes)
     size = sum(param.numel() * param.element_size() for param in model.parameters())
