@@ -197,6 +197,8 @@ def test_holding_twice_is_safe():
     norm = nn.BatchNorm1d(2)
     held = Buffers(norm)
     before = buffers(norm)
+    with held.watched():
+        pass
     with held.held():
         norm(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
         with held.held():

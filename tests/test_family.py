@@ -309,6 +309,8 @@ def test_what_has_no_gradient_is_never_displaced(case: Case):
     model[0].requires_grad_(False)
     model.unused = nn.Parameter(torch.ones(3))
     still = [*model[0].parameters(), model.unused]
+    if function(case) in ONE_PASS:
+        still.pop()  # that it is unused is seen after the only pass
     loss_fn = Counted(lambda x, y: loss_of(model[:3])(x, y), look=lambda: copied(still))
     sharpness_aware(case, model, step=BUSY).backward(loss_fn, *batch)
     assert all(same_bits(seen, copied(still)) for seen in loss_fn.seen)
