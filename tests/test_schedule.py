@@ -149,7 +149,7 @@ def test_every_third_step_begins_with_the_first():
 
 @pytest.mark.parametrize("every", [0, -1])
 def test_a_period_is_a_positive_number(every):
-    with pytest.raises(ValueError, match="every must be a positive whole number, got .*; 1 is alw"):
+    with pytest.raises(ValueError, match="every must be a positive whole number, got"):
         fm.periodic(RULE, every=every)
 
 
@@ -187,7 +187,7 @@ def test_a_window_is_within_training(start, end):
 
 
 def test_training_has_a_step():
-    with pytest.raises(ValueError, match="steps must be a positive whole number, got 0; it is the"):
+    with pytest.raises(ValueError, match="steps must be a positive whole number, got 0"):
         fm.window(RULE, steps=0)
 
 

@@ -47,6 +47,7 @@ def normalized(w: Vector, g: Vector, rho: Radius, *, p: float = 2.0) -> Vector:
         >>> normalized(w, g, 0.5).parts[0], normalized(w, g, 0.5, p=float("inf")).parts[0]
         (tensor([0.3000, 0.4000]), tensor([0.5000, 0.5000]))
     """
+    check_order(p)
     g = moved(g, rho)
     if p == 2.0:
         return g * _radius(rho, g.norm())
@@ -131,7 +132,9 @@ def adaptive(
         >>> adaptive(w, g, rho=1.0, eta=0.0).parts[0]
         tensor([1.7889, 0.4472])
     """
+    check_scale(eta, scale, p)
     g = moved(g, rho)
+    w = w.only(g.present)  # what does not move needs no memory either
     if p == math.inf:
         sign = g.map(lambda part, weight: size(weight, scale, eta) * part.sign(), w)
         return sign * _radius(rho, g.norm(), unit=True)
@@ -188,6 +191,41 @@ def projected(e: Vector, rho: Radius) -> Vector:
     """
     radius = max(rho, key=float) if isinstance(rho, tuple) else rho
     return e * torch.where(e.norm() > radius, radius / e.norm(), 1.0)
+
+
+# ------------------------------------------------------------------------------------------ checks
+
+
+def check_order(p: float) -> None:
+    """Refuse an order that belongs to no norm.
+
+    Args:
+        p: The order.
+
+    Raises:
+        ValueError: If it is below 1 or not a number.
+    """
+    if not p >= 1:
+        raise ValueError(f"p must be >= 1, got {p}; below 1 there is no norm")
+
+
+def check_scale(eta: float, scale: Scaling, p: float) -> None:
+    """Refuse settings of an adaptive displacement that have no meaning.
+
+    Args:
+        eta: Added to the size of a weight.
+        scale: What a weight is measured by.
+        p: The order of the norm.
+
+    Raises:
+        ValueError: If `eta` is negative, `scale` is unknown or `p` is neither 2 nor inf.
+    """
+    if not eta >= 0:
+        raise ValueError(f"eta must be >= 0, got {eta}")
+    if scale not in ("element", "filter", "layer"):
+        raise ValueError(f"scale must be 'element', 'filter' or 'layer', got {scale!r}")
+    if p not in (2, math.inf):
+        raise ValueError(f"p must be 2 or inf, got {p}")
 
 
 # -------------------------------------------------------------------------------------------- parts

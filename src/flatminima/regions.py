@@ -146,7 +146,7 @@ def where(
     """
 
     def select(g: Tensor, p: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
-        return torch.where(_is_any(region(g, p), chosen), inside, outside)
+        return _by_region(g, p, *(inside if name in chosen else outside for name in Region))
 
     return g.map(select, p, inside, outside)
 
@@ -169,10 +169,10 @@ def factors(g: Vector, p: Vector, factor: Mapping[Region, float]) -> Vector:
     """
 
     def look_up(g: Tensor, p: Tensor) -> Tensor:
-        table = torch.tensor(
-            [1.0, *(factor.get(name, 1.0) for name in Region)], dtype=g.dtype, device=g.device
-        )
-        return table[region(g, p).int()]
+        values = [
+            torch.full((), factor.get(name, 1.0), dtype=g.dtype, device=g.device) for name in Region
+        ]
+        return _by_region(g, p, *values)
 
     return g.map(look_up, p)
 
@@ -255,15 +255,29 @@ def legacy_mask(g: Tensor, p: Tensor, chosen: Collection[Region]) -> Tensor:
         >>> legacy_mask(torch.tensor([1.0, 1.0]), torch.tensor([2.0, 0.5]), {Region.STEEPER})
         tensor([ True, False])
     """
-    r = p / (g + 1e-8)
-    digits = "".join(str(int(name)) for name in sorted(chosen))
-    expression = _PUBLISHED.get(digits)
-    if expression is None:
+    check_published(chosen)
+    return _PUBLISHED[_digits(chosen)](p / (g + 1e-8))
+
+
+def check_published(chosen: Collection[Region]) -> None:
+    """Refuse a set of regions for which no class was published.
+
+    Args:
+        chosen: The set.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if _digits(chosen) not in _PUBLISHED:
         known = ", ".join(digits or "none" for digits in _PUBLISHED)
         raise ValueError(
-            f"chosen must be a published set of regions ({known}), got {digits}; use hybrid instead"
+            f"chosen must be a published set of regions ({known}), got {_digits(chosen)}; "
+            "use hybrid instead"
         )
-    return expression(r)
+
+
+def _digits(chosen: Collection[Region]) -> str:
+    return "".join(str(int(name)) for name in sorted(chosen))
 
 
 _PUBLISHED: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -293,10 +307,19 @@ def legacy_masks(g: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 # -------------------------------------------------------------------------------------------- parts
 
 
-def _is_any(regions: Tensor, chosen: Collection[Region]) -> Tensor:
-    table = torch.zeros(5, dtype=torch.bool, device=regions.device)
-    table[[int(name) for name in chosen]] = True
-    return table[regions.int()]
+def _by_region(
+    g: Tensor,
+    p: Tensor,
+    steeper: Tensor,
+    gentler: Tensor,
+    reversed_steeper: Tensor,
+    reversed_gentler: Tensor,
+) -> Tensor:
+    """One of four values in each coordinate; selected on the device, without a table."""
+    is_steeper = p.abs() > g.abs()
+    along = torch.where(is_steeper, steeper, gentler)
+    against = torch.where(is_steeper, reversed_steeper, reversed_gentler)
+    return torch.where((g.sign() * p.sign()) < 0, against, along)
 
 
 def _pair(g: Vector | Tensor, p: Vector | Tensor) -> tuple[Vector, Vector]:

@@ -270,6 +270,12 @@ class Vector:
                 f"other must have {len(self)} parts like this vector, got {len(other)}; "
                 "build both from the same list of parameters"
             )
+        for a, b in zip(self._base, other._base, strict=True):
+            if a is not None and b is not None and a.shape != b.shape:
+                raise ValueError(
+                    f"other must have parts of the same shapes, got {tuple(b.shape)} where this "
+                    f"vector has {tuple(a.shape)}; build both from the same list of parameters"
+                )
         return other
 
     def _device(self) -> torch.device | None:
@@ -298,6 +304,19 @@ class Vector:
         for target, part, scale in zip(targets, self._base, self._scales(), strict=True):
             if part is not None and not _is_zero(scale):
                 _add_multiple(target, part, scale)
+
+    def fits(self, targets: Sequence[Tensor]) -> bool:
+        """Whether the parts have the shapes, dtypes and devices of these tensors."""
+        return len(self._base) == len(targets) and all(
+            part is None
+            or (part.shape, part.dtype, part.device) == (like.shape, like.dtype, like.device)
+            for part, like in zip(self._base, targets, strict=True)
+        )
+
+    @property
+    def present(self) -> list[bool]:
+        """Which parts are there: false where they are `None`."""
+        return [part is not None for part in self._base]
 
     def is_absent(self, index: int) -> bool:
         """Whether part `index` is zero by construction, which the host knows without a look."""

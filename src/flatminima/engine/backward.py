@@ -7,8 +7,9 @@ everything else as it was.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,9 +20,10 @@ from flatminima.engine.groups import groups
 from flatminima.engine.observe import Observer, Step
 from flatminima.engine.parameters import Parameters, Target
 from flatminima.engine.passes import Body, Call, LossFn, Passes, Scaler
-from flatminima.engine.state import packed, tensors, unpacked
+from flatminima.engine.state import check_state, copied, packed, tensors, unpacked
 from flatminima.engine.weights import Weights
-from flatminima.rules.rule import Look, Rule
+from flatminima.rules.checks import check_rule
+from flatminima.rules.rule import Look, Rule, spelled
 from flatminima.vector import Vector
 
 __all__ = ["SharpnessAware"]
@@ -86,22 +88,28 @@ class SharpnessAware:
         ascent_weight_decay: float = 0.0,
         observe: Iterable[Observer] = (),
     ) -> None:
-        if not callable(rule):
-            raise TypeError(f"rule must be a rule such as flatminima.sam(), got {rule!r}")
+        check_rule(rule)
         if m is not None and (not isinstance(m, int) or isinstance(m, bool) or m < 1):
             raise ValueError(f"m must be a positive whole number or None, got {m!r}")
         if engine not in ("auto", "loop"):
             raise ValueError(f"engine must be 'auto' or 'loop', got {engine!r}")
         if sync != "global":
             raise ValueError(f"sync must be 'global', got {sync!r}")
-        if not ascent_weight_decay >= 0.0:
-            raise ValueError(f"ascent_weight_decay must be >= 0, got {ascent_weight_decay}")
+        if not isinstance(ascent_weight_decay, int | float):
+            raise TypeError(f"ascent_weight_decay must be a number, got {ascent_weight_decay!r}")
+        if not 0.0 <= ascent_weight_decay < math.inf:
+            raise ValueError(
+                f"ascent_weight_decay must be >= 0 and finite, got {ascent_weight_decay}"
+            )
+        observers = list(observe) if isinstance(observe, Iterable) else []
+        if not isinstance(observe, Iterable) or not all(map(callable, observers)):
+            raise TypeError(f"observe must be a list of functions of a Step, got {observe!r}")
         model = model_or_parameters if isinstance(model_or_parameters, nn.Module) else None
         parameters = Parameters.of(model_or_parameters)
         self.rule = rule
         self.m = m
         self.ascent_weight_decay = ascent_weight_decay
-        self.observe = tuple(observe)
+        self.observe = tuple(observers)
         self._body = Body(
             parameters=parameters,
             weights=Weights(parameters.tensors),
@@ -143,10 +151,13 @@ class SharpnessAware:
         call = Call(loss_fn=loss_fn, scaler=scaler, backward_fn=backward_fn)
         params = self._body.parameters
         kept = [param.grad for param in params.tensors]
+        memory, random = copied(self._memory), self._body.generator.get_state()
         try:
             loss, direction = self._mean(call, batch)
-        except BaseException:
+        except BaseException:  # as if the step had not been
             params.put(kept)
+            self._memory = memory
+            self._body.generator.set_state(random)
             raise
         self._add(kept, direction)
         self._step += 1
@@ -161,7 +172,7 @@ class SharpnessAware:
         """
         return {
             "version": VERSION,
-            "rule": repr(self.rule),
+            "rule": spelled(self.rule),
             "m": self.m,
             "step": self._step,
             "memory": packed(self._memory),
@@ -178,28 +189,19 @@ class SharpnessAware:
         Raises:
             ValueError: If the state is not one of this class, or is of a later version.
         """
-        missing = [name for name in FIELDS if name not in state]
-        if missing:
-            raise ValueError(
-                "state must be one that SharpnessAware.state_dict returned, "
-                f"got one without {', '.join(missing)}"
-            )
-        if state["version"] > VERSION:
-            raise ValueError(
-                f"state must be of version {VERSION} or earlier, got {state['version']}; "
-                "update flatminima"
-            )
-        for name, now in (("rule", repr(self.rule)), ("m", self.m)):
+        check_state(state, FIELDS, VERSION)
+        for name, now in (("rule", spelled(self.rule)), ("m", self.m)):
             if state[name] != now:
                 warnings.warn(f"state has {name} {state[name]}, this run has {now}", stacklevel=2)
-        self._memory = unpacked(state["memory"], self._body.parameters.tensors)
-        self._step = state["step"]
+        memory = unpacked(state["memory"], self._body.parameters.tensors)
         self._body.generator.set_state(state["generator"].cpu())
+        self._memory, self._step = memory, state["step"]
 
     def __repr__(self) -> str:
         params = self._body.parameters.tensors
         size = f"{len(params)} parameters, {sum(param.numel() for param in params):,} coordinates"
-        return f"SharpnessAware({size}, {self.rule!r}{'' if self.m is None else f', m={self.m}'})"
+        m = "" if self.m is None else f", m={self.m}"
+        return f"SharpnessAware({size}, {spelled(self.rule)}{m})"
 
     def _mean(self, call: Call, batch: tuple[Any, ...]) -> tuple[Tensor, Vector]:
         """The loss and the direction, averaged over the groups by their sizes."""
@@ -227,12 +229,10 @@ class SharpnessAware:
             memory=self._memory if self.m is None else None,
             generator=self._body.generator,
             weight_decay=self.ascent_weight_decay,
-            own=self._body.parameters.radii,
+            own=self._body.parameters.own,
         )
         with Passes(self._body, call, batch, record=bool(self.observe)) as passes:
-            direction = _listened(self.rule(look), passes)
-        if not isinstance(direction, Vector) or len(direction) != len(w):
-            raise TypeError(f"rule must return a Vector of {len(w)} parts, got {direction!r}")
+            direction = passes.checked(_listened(self.rule(look), passes))
         seen = tuple(passes.seen)
         for observer in self.observe:
             observer(Step(step=self._step, loss=passes.loss, w=w, d=direction, seen=seen))
@@ -248,13 +248,16 @@ class SharpnessAware:
                 param.grad = grad
             elif grad is not None:
                 param.grad = grad.add_(part)
-            else:  # what a rule remembers must not change when somebody clips the gradient
-                param.grad = part.clone() if id(part) in remembered else part
+            else:  # clipping it must change neither what a rule remembers nor the weights
+                shared = id(part) in remembered or part.data_ptr() == param.data_ptr()
+                param.grad = part.clone() if shared else part
 
 
 @torch.no_grad()
 def _listened(talk: Any, passes: Passes) -> object:  # noqa: ANN401 - checked by the caller
     """What a conversation returns after all its questions are answered."""
+    if not isinstance(talk, Generator):
+        raise TypeError(f"rule must be a generator function of a Look, got one that gives {talk!r}")
     try:
         question = [next(talk)]
         while True:  # popped: nobody here keeps a displacement or a gradient alive during a pass

@@ -9,14 +9,15 @@ normalisation by name: whatever the first pass left is put back after each furth
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+import sys
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 __all__ = ["Buffers"]
 
@@ -46,44 +47,89 @@ class Buffers:
 
     model: nn.Module | None
     _called: dict[nn.Module, None] = field(default_factory=dict)
+    _versions: dict[tuple[nn.Module, str], tuple[Tensor, int]] = field(default_factory=dict)
 
     @contextmanager
     def watched(self) -> Generator[None]:
-        """Note, during the first pass, which modules there are."""
+        """Note, during the first pass, which modules there are and what of them moves."""
+        self._called.clear()
+        self._versions.clear()
         if self.model is not None:
+            for module in self.model.modules():
+                self._note(module)
             yield
             return
-        self._called.clear()
-
-        def note(module: nn.Module, _: Any) -> None:  # noqa: ANN401 - whatever the module is called with
-            if module._buffers:
-                self._called[module] = None
-
-        handle = register_module_forward_pre_hook(note)
-        try:
+        with _before_forward(self._note):
             yield
-        finally:
-            handle.remove()
 
     @contextmanager
     def held(self) -> Generator[None]:
         """Whatever moves inside is put back on the way out."""
-        saved = [_Saved.of(module, name) for module, name in self._named()]
+        saved = [
+            _Saved.of(module, name, moved=self._moved(module, name))
+            for module in (self._called if self.model is None else self.model.modules())
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+
+        def save(module: nn.Module) -> None:
+            """A module that the first pass did not call."""
+            if module not in self._called:
+                self._called[module] = None
+                names = [name for name, buffer in module._buffers.items() if buffer is not None]
+                saved.extend(_Saved.of(module, name, moved=True) for name in names)
+
         try:
-            yield
+            with _before_forward(save) if self.model is None else nullcontext():
+                yield
         finally:
             with torch.no_grad():
                 for buffer in saved:
                     buffer.put_back()
 
-    def _named(self) -> Iterable[tuple[nn.Module, str]]:
-        modules = self._called if self.model is None else self.model.modules()
-        return [
-            (module, name)
-            for module in modules
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
+    def _note(self, module: nn.Module) -> None:
+        if module not in self._called:
+            self._called[module] = None
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    self._versions[module, name] = (buffer, buffer._version)
+
+    def _moved(self, module: nn.Module, name: str) -> bool:
+        """Whether the first pass changed a buffer, as far as torch saw it."""
+        tensor, version = self._versions.get((module, name), (None, -1))
+        buffer = module._buffers[name]
+        return buffer is not tensor or (buffer is not None and buffer._version != version)
+
+
+_KEY = -1  # no handle of torch's has it
+_listeners: list[Callable[[nn.Module], None]] = []
+
+
+def _hook(module: nn.Module, _: Any) -> None:  # noqa: ANN401 - whatever it is called with
+    """Tell the listener which module is called; within compiled code nobody can listen."""
+    if not torch.compiler.is_compiling():
+        for part in module.modules() if hasattr(module, "_orig_mod") else [module]:
+            _listeners[-1](part)
+
+
+@contextmanager
+def _before_forward(note: Callable[[nn.Module], None]) -> Generator[None]:
+    """Call `note` with every module that is called inside."""
+    _listeners.append(note)
+    # As `register_module_forward_pre_hook` does, but always under the same key: compiled code is
+    # guarded by the keys, and would be compiled anew for every pass.
+    hooks = torch.nn.modules.module._global_forward_pre_hooks
+    hooks[_KEY] = _hook
+    try:
+        with warnings.catch_warnings():
+            # A compiled module says that a hook fires twice for it; noting it twice is the same.
+            if "torch._dynamo" in sys.modules:
+                warnings.filterwarnings("ignore", message="Using `torch.compile")
+            yield
+    finally:
+        _listeners.pop()
+        if not _listeners:
+            del hooks[_KEY]
 
 
 @dataclass(frozen=True)
@@ -93,24 +139,16 @@ class _Saved:
     module: nn.Module
     name: str
     tensor: Tensor
-    version: int
     copy: Tensor | None
 
     @staticmethod
-    def of(module: nn.Module, name: str) -> _Saved:
+    def of(module: nn.Module, name: str, *, moved: bool) -> _Saved:
         tensor = module._buffers[name]
         assert tensor is not None
-        return _Saved(
-            module,
-            name,
-            tensor,
-            tensor._version,
-            tensor.clone() if tensor.numel() <= SMALL else None,
-        )
+        kept = moved or tensor.numel() <= SMALL
+        return _Saved(module, name, tensor, tensor.clone() if kept else None)
 
     def put_back(self) -> None:
-        self.module._buffers[self.name] = (
-            self.tensor
-        )  # a module may have put another tensor in its place
+        self.module._buffers[self.name] = self.tensor  # a module may have put another in its place
         if self.copy is not None:
             self.tensor.copy_(self.copy)

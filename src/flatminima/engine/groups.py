@@ -65,7 +65,9 @@ def _cut(item: Any, start: int, stop: int, total: int) -> Any:  # noqa: ANN401 -
     if isinstance(item, dict):
         return {name: _cut(value, start, stop, total) for name, value in item.items()}
     if isinstance(item, list | tuple):
-        return type(item)(_cut(value, start, stop, total) for value in item)
+        parts = [_cut(value, start, stop, total) for value in item]
+        make = getattr(item, "_make", type(item))  # a named tuple's, where it is one
+        return make(parts)
     return item
 
 

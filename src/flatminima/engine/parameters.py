@@ -44,7 +44,7 @@ class Parameters:
             TypeError: If something else is handed over.
             ValueError: If there is no trainable parameter, or one appears twice.
         """
-        items = list(target.parameters() if isinstance(target, nn.Module) else target)
+        items = _items(target)
         tensors: list[Tensor] = []
         radii: list[Length | None] = []
         for group in (item if isinstance(item, Mapping) else {"params": [item]} for item in items):
@@ -68,9 +68,27 @@ class Parameters:
             tensor.grad = grad
 
     @property
+    def own(self) -> tuple[Length | None, ...]:
+        """The radius that each parameter has now: what is frozen does not move."""
+        rows = zip(self.tensors, self.radii, strict=True)
+        return tuple(radius if tensor.requires_grad else 0.0 for tensor, radius in rows)
+
+    @property
     def trainable(self) -> list[Tensor]:
         """Those that want a gradient now."""
         return [tensor for tensor in self.tensors if tensor.requires_grad]
+
+
+def _items(target: Target) -> list[Any]:
+    if isinstance(target, nn.Module):
+        return list(target.parameters())
+    if isinstance(target, Tensor | Mapping) or not isinstance(target, Iterable):
+        raise TypeError(
+            "parameters must be a module, tensors, or groups of tensors, "
+            f"got {type(target).__name__}"
+        )
+    items: list[Any] = list(target)
+    return [item[1] if isinstance(item, tuple) else item for item in items]  # named_parameters()
 
 
 def _members(group: Mapping[str, Any]) -> list[Tensor]:
@@ -93,6 +111,11 @@ def _check(tensors: list[Tensor]) -> None:
             raise TypeError(
                 "parameters must be a module, tensors, or groups of tensors, "
                 f"got {type(tensor).__name__}"
+            )
+        if not tensor.is_leaf:
+            raise ValueError(
+                f"parameters must be leaves, got a tensor that {tensor.grad_fn} computed; "
+                "detach it, or hand over what it was computed from"
             )
     if len({id(tensor) for tensor in tensors}) < len(tensors):
         raise ValueError("parameters must be distinct, got one of them twice")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -68,9 +68,9 @@ class Passes(ExitStack):
         self._count = 0
         self._noise = Noise.now({param.device for param in body.parameters.tensors})
         self._losses: dict[int, Tensor] = {}
-        self._finite: Tensor | None = None
         self._scale: Tensor | None = None
-        self._last: tuple[Vector, Vector] | None = None
+        self._last: tuple[Vector, Vector] | None = None  # the last gradient, unscaled and as it was
+        self._finite: Tensor | None = None  # whether those before it are
 
     @property
     def loss(self) -> Tensor:
@@ -92,8 +92,15 @@ class Passes(ExitStack):
         at, batch = (
             (question.at, question.batch) if isinstance(question, Ask) else (question, self.batch)
         )
+        params = self.body.parameters.tensors
         if not isinstance(at, Vector | Here):
             raise TypeError(f"rule must yield HERE, a Vector or Ask, got {at!r}")
+        if isinstance(at, Vector) and not at.fits(params):
+            raise TypeError(
+                f"rule must yield a Vector of {len(params)} parts, got Vector of {_shapes(at)}; "
+                f"the parameters are {_shapes(params)}"
+            )
+        self._fold()
         distance = 2 * (batch is not self.batch) + isinstance(at, Vector)
         recorded = at if self.record else None
         where: list[Vector | Here] = [at]
@@ -106,6 +113,32 @@ class Passes(ExitStack):
             self.seen.append(Seen(at=recorded, gradient=gradient))
         return gradient
 
+    def checked(self, direction: object) -> Vector:
+        """The direction, if it is one.
+
+        Args:
+            direction: What the rule returned.
+
+        Returns:
+            The same.
+
+        Raises:
+            TypeError: If it is something else, or the rule never asked for a gradient.
+        """
+        params = self.body.parameters.tensors
+        if self._count == 0:
+            raise TypeError("rule must look at least once, got a rule that asks nothing")
+        if not isinstance(direction, Vector):
+            raise TypeError(f"rule must return a Vector of {len(params)} parts, got {direction!r}")
+        if self._last is None or direction is not self._last[0]:
+            _ = direction.parts  # multiplied out now, so that nobody who looks changes a rounding
+        if not direction.fits(params):
+            raise TypeError(
+                f"rule must return a Vector of {len(params)} parts, "
+                f"got Vector of {_shapes(direction)}; the parameters are {_shapes(params)}"
+            )
+        return direction
+
     def delivered(self, direction: Vector) -> Vector:
         """The direction as it goes into `.grad`.
 
@@ -113,14 +146,21 @@ class Passes(ExitStack):
             direction: What the rule returned.
 
         Returns:
-            The direction times the loss scale, and non-finite if the first gradient was not finite.
+            The direction times the loss scale, and non-finite if a gradient that was seen is not
+            finite, even where the rule made something finite of it.
         """
-        if self._scale is not None:
-            unscaled, raw = self._last if self._last is not None else (None, direction)
-            direction = raw if direction is unscaled else direction * self._scale
-        if self._count < 2 or self._finite is None:
-            return direction
-        return _poisoned(direction, self._finite)
+        gradient, raw = self._last if self._last is not None else (None, direction)
+        if direction is not gradient:
+            self._fold()
+            raw = direction if self._scale is None else direction * self._scale
+        return raw if self._finite is None else _poisoned(raw, self._finite)
+
+    def _fold(self) -> None:
+        """Note whether the last gradient is finite, and let go of it."""
+        if self._last is not None:
+            finite = self._last[0].norm().isfinite()
+            self._finite = finite if self._finite is None else self._finite & finite
+            self._last = None
 
     def _circumstances(self) -> AbstractContextManager[None]:
         self._count += 1
@@ -150,11 +190,10 @@ class Passes(ExitStack):
     def _collected(self) -> Vector:
         gradient = Vector(_dense(param.grad) for param in self.body.parameters.tensors)
         self.body.parameters.clear()
+        raw = gradient
         if self._scale is not None:
-            raw, gradient = gradient, gradient * (1.0 / self._scale)
-            self._last = (gradient, raw)
-        if self._finite is None:
-            self._finite = gradient.norm().isfinite()
+            gradient = raw * (1.0 / self._scale)
+        self._last = (gradient, raw)
         return gradient
 
 
@@ -173,6 +212,18 @@ def _check_loss(loss: object) -> None:
         )
 
 
+def _shapes(tensors: Iterable[Tensor | None]) -> str:
+    """A list of tensors in a few words."""
+    shapes = [
+        "None"
+        if tensor is None
+        else f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+        for tensor in tensors
+    ]
+    rest = f" and {len(shapes) - 4} more" if len(shapes) > 4 else ""
+    return f"{', '.join(shapes[:4])}{rest}"
+
+
 def _dense(grad: Tensor | None) -> Tensor | None:
     if grad is not None and grad.layout != torch.strided:
         raise TypeError(
@@ -183,9 +234,9 @@ def _dense(grad: Tensor | None) -> Tensor | None:
 
 
 def _poisoned(direction: Vector, finite: Tensor) -> Vector:
-    """`direction`, made non-finite where `finite` is false; off the CPU the host does not know."""
-    if finite.device.type == "cpu":
-        return direction if bool(finite) else direction * torch.nan
+    """`direction`, non-finite if `finite` is false; off the CPU the host does not know."""
+    if finite.device.type == "cpu" and bool(finite):
+        return direction
     parts = list(direction.parts)
     for index, part in enumerate(parts):
         if part is not None:

@@ -38,6 +38,7 @@ __all__ = [
     "Talk",
     "check_radius",
     "member",
+    "spelled",
     "resumed",
 ]
 
@@ -95,7 +96,7 @@ class Look:
 
     Args:
         w: The weights; live while the conversation lasts, so copy what must be kept.
-        rho: The radius of this step: a number, a 0-d tensor, or one of them per parameter.
+        radius: What `rho` says: a number, a 0-d tensor, or one of them per parameter.
         step: How many conversations there were before this one.
         batch: The batch at hand, or `None` where the loop does not show it.
         memory: What this rule wants to find again at its next step: tensors, vectors, numbers, by
@@ -106,13 +107,13 @@ class Look:
         own: The radius that each parameter's group sets; `None` where it sets none.
 
     Example:
-        >>> look = Look(w=Vector([torch.ones(2)]), rho=0.1)
+        >>> look = Look(w=Vector([torch.ones(2)])).within(0.1)
         >>> look.moves, look.within(0.0).moves
         (True, False)
     """
 
     w: Vector
-    rho: Radius = 0.0
+    radius: Radius | None = None
     step: int = 0
     batch: tuple[Any, ...] | None = None
     memory: dict[str, Any] | None = field(default_factory=dict)
@@ -121,8 +122,26 @@ class Look:
     own: Sequence[Length | None] = ()
 
     @property
+    def rho(self) -> Radius:
+        """The radius of this step.
+
+        Raises:
+            RuntimeError: If nobody gave the rule one.
+        """
+        if self.radius is not None:
+            return self.radius
+        if self.own and None not in self.own:
+            return self.within(0.0).rho
+        raise RuntimeError(
+            "rule must be given a radius to use look.rho, got none; "
+            "wrap it: flatminima.Conversation(rule, rho=0.05)"
+        )
+
+    @property
     def moves(self) -> bool:
         """Whether any parameter has a radius other than the number 0."""
+        if self.radius is None and (not self.own or None in self.own):
+            return False  # nobody gave a radius
         radii = self.rho if isinstance(self.rho, tuple) else (self.rho,)
         return any(isinstance(radius, Tensor) or radius != 0.0 for radius in radii)
 
@@ -136,8 +155,9 @@ class Look:
             The look, with one radius, or with one per parameter if any group sets its own.
         """
         if all(own is None for own in self.own):
-            return replace(self, rho=self._now(rho))
-        return replace(self, rho=tuple(self._now(rho if own is None else own) for own in self.own))
+            return replace(self, radius=self._now(rho))
+        radii = tuple(self._now(rho if own is None else own) for own in self.own)
+        return replace(self, radius=radii)
 
     def ascent(self, g: Vector) -> Vector:
         """The gradient to climb: `g`, with the weight decay added where it is to be included."""
@@ -163,8 +183,16 @@ class Look:
             )
         return self.memory.setdefault(name, {})
 
+    def inside(self, name: str) -> Look:
+        """The look for a rule within the rule called `name`, with a memory of its own."""
+        return replace(self, memory=self.remembered(name).setdefault("inside", {}))
+
     def _now(self, rho: Length) -> float | Tensor:
-        return rho if isinstance(rho, Tensor | float | int) else rho(self.step)
+        if isinstance(rho, Tensor | float | int):
+            return rho
+        now = rho(self.step)
+        check_radius(now)  # a number on the host: looking costs nothing
+        return now
 
 
 @dataclass(frozen=True, repr=False)
@@ -217,8 +245,8 @@ class Probe:
         return self.combine(g, p)
 
     def __repr__(self) -> str:
-        combine = "" if self.combine is None else f", {_spelled(self.combine)}"
-        parts = f"Probe({_spelled(self.perturb)}{combine}, rho={_spelled(self.rho)})"
+        combine = "" if self.combine is None else f", {spelled(self.combine)}"
+        parts = f"Probe({spelled(self.perturb)}{combine}, rho={spelled(self.rho)})"
         return f"{self.title} = {parts}" if self.title else parts
 
 
@@ -258,8 +286,8 @@ class Conversation:
         return self.talk(look if self.rho is None else look.within(self.rho))
 
     def __repr__(self) -> str:
-        radius = "" if self.rho is None else f", rho={_spelled(self.rho)}"
-        return self.title or f"Conversation({_spelled(self.talk)}{radius})"
+        radius = "" if self.rho is None else f", rho={spelled(self.rho)}"
+        return self.title or f"Conversation({spelled(self.talk)}{radius})"
 
 
 def member(make: Callable[Parameters, Made]) -> Callable[Parameters, Made]:
@@ -276,9 +304,10 @@ def member(make: Callable[Parameters, Made]) -> Callable[Parameters, Made]:
     def named(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Made:
         bound = inspect.signature(make).bind(*args, **kwargs)
         bound.apply_defaults()
-        settings = ", ".join(f"{name}={_spelled(value)}" for name, value in bound.arguments.items())
+        settings = ", ".join(f"{name}={spelled(value)}" for name, value in bound.arguments.items())
         return replace(make(*args, **kwargs), title=f"{make.__name__}({settings})")
 
+    named.makes_rules = True  # pyright: ignore  # so that a member that nobody called is told apart
     return named
 
 
@@ -318,24 +347,26 @@ def check_radius(rho: Length) -> None:
         TypeError: If it is something else.
         ValueError: If it is a number that is negative or not finite.
     """
-    if isinstance(rho, Tensor) or callable(rho):
+    is_number = isinstance(rho, int | float) and not isinstance(rho, bool)
+    if callable(rho) or (isinstance(rho, Tensor) and rho.dim() == 0):
         return
-    if not isinstance(rho, int | float) or isinstance(rho, bool):
+    if isinstance(rho, Tensor) or not is_number:
         raise TypeError(f"rho must be a number, a 0-d tensor or a schedule, got {rho!r}")
     if not 0.0 <= rho < math.inf:
         raise ValueError(f"rho must be >= 0 and finite, got {rho}")
 
 
-def _spelled(value: object) -> str:
+def spelled(value: object) -> str:
+    """A hyper-parameter, a part or a rule as it is called, without an address in memory."""
     if isinstance(value, functools.partial):
-        settings = [_spelled(item) for item in value.args] + [
-            f"{k}={_spelled(v)}" for k, v in value.keywords.items()
+        settings = [spelled(item) for item in value.args] + [
+            f"{k}={spelled(v)}" for k, v in value.keywords.items()
         ]
-        return f"{_spelled(value.func)}({', '.join(settings)})"
+        return f"{spelled(value.func)}({', '.join(settings)})"
     if isinstance(value, set | frozenset):
-        return "{" + ", ".join(sorted(_spelled(item) for item in value)) + "}"
+        return "{" + ", ".join(sorted(spelled(item) for item in value)) + "}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_spelled(k)}: {_spelled(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{spelled(k)}: {spelled(v)}" for k, v in value.items()) + "}"
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, Probe | Conversation):

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from flatminima.rules.checks import check_rule, check_whole
 from flatminima.rules.rule import HERE, Conversation, Look, Rule, Talk, member, resumed
 from flatminima.vector import Vector
 
@@ -137,7 +138,9 @@ class Proportional:
     group: int = 0
 
     def __post_init__(self) -> None:
-        _check_ends(self.low, self.high, 0)
+        for name, radius in (("low", self.low), ("high", self.high)):
+            if not 0.0 <= radius < math.inf:
+                raise ValueError(f"{name} must be >= 0 and finite, got {radius}")
         if not self.lr_high > self.lr_low:
             raise ValueError(f"lr_high must be above lr_low {self.lr_low}, got {self.lr_high}")
 
@@ -173,6 +176,7 @@ def periodic(rule: Rule, every: int = 10) -> Conversation:
         The rule.
 
     Raises:
+        TypeError: If `rule` is no rule.
         ValueError: If `every` is not a positive whole number.
 
     Source: mosaicml/composer, the README of its SAM, option `interval`.
@@ -183,8 +187,8 @@ def periodic(rule: Rule, every: int = 10) -> Conversation:
         >>> periodic(sam(rho=0.5), every=10)
         periodic(rule=sam(rho=0.5, p=2), every=10)
     """
-    if every < 1:
-        raise ValueError(f"every must be a positive whole number, got {every}; 1 is always")
+    check_rule(rule)
+    check_whole(every=every)
 
     def talk(look: Look) -> Talk:
         return (yield from (rule(look) if look.step % every == 0 else _plain()))
@@ -220,10 +224,8 @@ def window(rule: Rule, start: float = 0.0, end: float = 1.0, *, steps: int) -> C
         raise ValueError(
             f"start and end must satisfy 0 <= start <= end <= 1, got {start} and {end}"
         )
-    if steps < 1:
-        raise ValueError(
-            f"steps must be a positive whole number, got {steps}; it is the length of training"
-        )
+    check_rule(rule)
+    check_whole(steps=steps)
 
     def talk(look: Look) -> Talk:
         inside = look.step >= start * steps and (look.step < end * steps or end == 1.0)
@@ -253,6 +255,7 @@ def with_probability(rule: Rule, probability: float = 0.5) -> Conversation:
         >>> from flatminima.rules.zoo import sam
         >>> half = with_probability(sam(rho=0.1), 0.5)
     """
+    check_rule(rule)
     if not 0.0 <= probability <= 1.0:
         raise ValueError(f"probability must be within [0, 1], got {probability}")
 
@@ -292,6 +295,7 @@ def while_large(rule: Rule, threshold: float | Linear = 0.0, *, decay: float = 0
         >>> from flatminima.rules.zoo import sam
         >>> adaptive = while_large(sam(rho=0.1), Linear(start=1.0, end=0.0, steps=1000))
     """
+    check_rule(rule)
     if not 0.0 <= decay < 1.0:
         raise ValueError(f"decay must be within [0, 1), got {decay}")
 
@@ -301,14 +305,17 @@ def while_large(rule: Rule, threshold: float | Linear = 0.0, *, decay: float = 0
         square = float(g.norm()) ** 2
         if not math.isfinite(square):  # the running figures must not see an overflow
             return g
-        mean = memory["mean"] = decay * memory.get("mean", square) + (1.0 - decay) * square
+        before = memory.get("mean", square)  # moved, not mixed: a first step must equal its mean
+        mean = memory["mean"] = before + (1.0 - decay) * (square - before)
         variance = memory["variance"] = (
             decay * memory.get("variance", 0.0) + (1.0 - decay) * (square - mean) ** 2
         )
         c = threshold if isinstance(threshold, float | int) else threshold(look.step)
         if square < mean + c * math.sqrt(variance):
             return g
-        return (yield from resumed(rule(look), g))
+        rest = resumed(rule(look.inside("while_large")), g)
+        del g  # not kept alive during the second pass
+        return (yield from rest)
 
     return Conversation(talk)
 

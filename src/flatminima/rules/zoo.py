@@ -12,8 +12,9 @@ from typing import cast
 
 from flatminima import perturb
 from flatminima.perturb import Scaling
-from flatminima.regions import Region
+from flatminima.regions import Region, check_published
 from flatminima.rules import combine
+from flatminima.rules.checks import check_finite, check_whole
 from flatminima.rules.rule import (
     HERE,
     Ask,
@@ -76,8 +77,7 @@ def sam(rho: Length = 0.05, p: float = 2) -> Probe:
         >>> sam(rho=0.1)
         sam(rho=0.1, p=2) = Probe(normalized(p=2.0), rho=0.1)
     """
-    if not p >= 1:
-        raise ValueError(f"p must be >= 1, got {p}; below 1 there is no norm")
+    perturb.check_order(p)
     return Probe(partial(perturb.normalized, p=float(p)), rho=rho)
 
 
@@ -137,12 +137,7 @@ def asam(rho: Length = 0.5, eta: float = 0.01, scale: Scaling = "element", p: fl
         asam(rho=1.0, eta=0.01, scale='element', p=2) = Probe(adaptive(eta=0.01, scale='element',
         p=2.0), rho=1.0)
     """
-    if not eta >= 0:
-        raise ValueError(f"eta must be >= 0, got {eta}")
-    if scale not in ("element", "filter", "layer"):
-        raise ValueError(f"scale must be 'element', 'filter' or 'layer', got {scale!r}")
-    if p not in (2, float("inf")):
-        raise ValueError(f"p must be 2 or inf, got {p}")
+    perturb.check_scale(eta, scale, p)
     return Probe(partial(perturb.adaptive, eta=eta, scale=scale, p=float(p)), rho=rho)
 
 
@@ -171,8 +166,7 @@ def multi_step(rho: Length = 0.05, steps: int = 3, size: float = 0.5) -> Convers
         >>> multi_step(rho=0.1, steps=2)
         multi_step(rho=0.1, steps=2, size=0.5)
     """
-    if steps < 1:
-        raise ValueError(f"steps must be a positive whole number, got {steps}")
+    check_whole(steps=steps)
     if not size > 0:
         raise ValueError(f"size must be positive, got {size}")
 
@@ -180,8 +174,9 @@ def multi_step(rho: Length = 0.05, steps: int = 3, size: float = 0.5) -> Convers
         q = yield HERE
         e = Vector([None] * len(q))
         for _ in range(steps if look.moves else 0):
-            step = perturb.normalized(look.w, look.ascent(q), look.rho) * size
-            e = perturb.projected(e + step, look.rho)
+            e = e + perturb.normalized(look.w, look.ascent(q), look.rho) * size
+            e = perturb.projected(e, look.rho)
+            del q  # not kept alive during the next pass
             q = yield e
         return q
 
@@ -252,7 +247,9 @@ def previous_batch(rho: Length = 0.05) -> Conversation:
         if not look.moves:
             return (yield HERE)
         h = yield Ask(HERE, before)
-        return (yield perturb.normalized(look.w, look.ascent(h), look.rho))
+        displacement = [perturb.normalized(look.w, look.ascent(h), look.rho)]
+        del h  # neither is kept alive during the second pass
+        return (yield displacement.pop())
 
     return Conversation(talk, rho)
 
@@ -284,6 +281,7 @@ def gsam(rho: Length = 0.05, alpha: float = 0.4) -> Probe:
         >>> gsam(rho=0.1)
         gsam(rho=0.1, alpha=0.4) = Probe(normalized, surrogate_gap(alpha=0.4), rho=0.1)
     """
+    check_finite(alpha=alpha)
     return Probe(perturb.normalized, partial(combine.surrogate_gap, alpha=alpha), rho)
 
 
@@ -309,6 +307,7 @@ def gradient_norm_penalty(rho: Length = 0.05, alpha: float = 0.8) -> Probe:
         >>> gradient_norm_penalty(rho=0.1)
         gradient_norm_penalty(rho=0.1, alpha=0.8) = Probe(normalized, lerp(a=0.8), rho=0.1)
     """
+    check_finite(alpha=alpha)
     return Probe(perturb.normalized, partial(combine.lerp, a=alpha), rho)
 
 
@@ -472,6 +471,9 @@ def same(factor: Mapping[Region, float | Schedule], rho: Length = 0.1) -> Probe 
         0.5}), rho=0.1)
     """
     _regions(factor)
+    if not isinstance(factor, Mapping):
+        raise TypeError(f"factor must be a factor for each region, got {factor!r}")
+    check_finite(**{name.name: value for name, value in factor.items() if not callable(value)})
     if not any(callable(value) for value in factor.values()):
         numbers = cast("Mapping[Region, float]", factor)
         return Probe(
@@ -540,7 +542,7 @@ def legacy_hybrid(regions: Collection[Region], rho: Length = 0.1) -> Probe:
 
     Raises:
         TypeError: If `regions` holds something other than a `Region`.
-        ValueError: At the first step, if no class was published for this set.
+        ValueError: If no class was published for this set.
 
     Source: lhchau/sam-hessian, commit 0c4c993.
     Cost: 2 gradients, 2 buffers.
@@ -549,9 +551,9 @@ def legacy_hybrid(regions: Collection[Region], rho: Length = 0.1) -> Probe:
         >>> legacy_hybrid({Region.STEEPER}).rho
         0.1
     """
-    return Probe(
-        perturb.normalized, partial(combine.legacy_regionwise, chosen=_regions(regions)), rho
-    )
+    published = _regions(regions)
+    check_published(published)
+    return Probe(perturb.normalized, partial(combine.legacy_regionwise, chosen=published), rho)
 
 
 @member
