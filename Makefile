@@ -24,7 +24,7 @@ demo: $(READY)
 	$(BIN)/flatminima run $(STUDY) --preset $(PRESET)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist=worksteal -q
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -37,10 +37,11 @@ docs: $(READY)
 
 # uv installs in parallel, in a third of the time; where it can't be had, pip does the same.
 # The certificates are the system's, as with pip, for those who sit behind a proxy of their own.
+# Byte code is compiled once here, and not in every process of a study where Python may not write it.
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-		&& $(BIN)/python -m uv pip install --quiet --system-certs --python $(BIN)/python -e '.[lab,dev]' \
+		&& $(BIN)/python -m uv pip install --quiet --system-certs --compile-bytecode --python $(BIN)/python -e '.[lab,dev]' \
 		|| $(BIN)/python -m pip install --disable-pip-version-check -e '.[lab,dev]'
 	@touch $@
 

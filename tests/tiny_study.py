@@ -39,7 +39,7 @@ TRAINING = Training(
 )
 PRESETS = {
     "quick": TRAINING,
-    "longer": replace(TRAINING, epochs=150),
+    "longer": replace(TRAINING, epochs=600),
     "diverging": replace(TRAINING, optimizer=SGD(lr=1e200)),
     "failing": replace(TRAINING, model=Failing()),
 }
