@@ -9,8 +9,6 @@ normalisation by name: whatever the first pass left is put back after each furth
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -121,11 +119,7 @@ def _before_forward(note: Callable[[nn.Module], None]) -> Generator[None]:
     hooks = torch.nn.modules.module._global_forward_pre_hooks
     hooks[_KEY] = _hook
     try:
-        with warnings.catch_warnings():
-            # A compiled module says that a hook fires twice for it; noting it twice is the same.
-            if "torch._dynamo" in sys.modules:
-                warnings.filterwarnings("ignore", message="Using `torch.compile")
-            yield
+        yield
     finally:
         _listeners.pop()
         if not _listeners:

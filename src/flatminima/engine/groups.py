@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -62,8 +62,9 @@ def groups(batch: tuple[Any, ...], m: int) -> Iterator[tuple[tuple[Any, ...], in
 def _cut(item: Any, start: int, stop: int, total: int) -> Any:  # noqa: ANN401 - a batch is whatever the loss takes
     if isinstance(item, Tensor):
         return item[start:stop] if item.dim() > 0 and item.shape[0] == total else item
-    if isinstance(item, dict):
-        return {name: _cut(value, start, stop, total) for name, value in item.items()}
+    if isinstance(item, Mapping):
+        parts = {name: _cut(value, start, stop, total) for name, value in item.items()}
+        return parts if isinstance(item, dict) else type(item)(parts)  # as for a tokenizer's batch
     if isinstance(item, list | tuple):
         parts = [_cut(value, start, stop, total) for value in item]
         make = getattr(item, "_make", type(item))  # a named tuple's, where it is one
@@ -72,7 +73,7 @@ def _cut(item: Any, start: int, stop: int, total: int) -> Any:  # noqa: ANN401 -
 
 
 def _leaves(item: Any) -> Iterator[Any]:  # noqa: ANN401 - a batch is whatever the loss takes
-    if isinstance(item, dict):
+    if isinstance(item, Mapping):
         item = list(item.values())
     if isinstance(item, list | tuple):
         for value in item:
