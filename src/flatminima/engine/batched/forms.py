@@ -1,0 +1,164 @@
+"""The gradients of all groups for one parameter, in the form that is cheapest.
+
+    Dense     G_j itself, (groups, *shape): any rule, any layer
+    Rows      G_j = sum_n left_n right_n^T, never formed: the Gram matrices of its factors suffice
+
+A parameter that is used more than once has the sum of its uses as its gradient: dense ones are
+added, rows are joined along n, and every use of the parameter is moved by all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Dense", "Form", "Rows", "joined"]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Something of the parameter's shape for each group: a gradient, or a displacement."""
+
+    each: Tensor  # (groups, *shape)
+
+    def squares(self, t: Tensor | None) -> Tensor:
+        """||t G_j||^2 for each group, accumulated in float32 at least."""
+        scaled = self.each if t is None else self.each * t
+        return torch.linalg.vector_norm(
+            scaled.reshape(len(scaled), -1), dim=1, dtype=wide(scaled)
+        ).square()
+
+    def times(self, c: Tensor, t: Tensor | None) -> Dense:
+        """c_j t G_j."""
+        scaled = self.each if t is None else self.each * t
+        return Dense(scaled * _column(c, scaled))
+
+    def signs(self) -> Dense:
+        """sign(G_j), coordinate by coordinate."""
+        return Dense(self.each.sign())
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Outer products whose sum is G_j, of shape (p, d).
+
+    Args:
+        left: The factors along the parameter's first axis, (groups, n, p); or (groups, n) whole
+            numbers, each of which stands for a 1 at that place and 0 elsewhere.
+        right: The factors along its second axis, (groups, n, d).
+        p: The length of the parameter's first axis.
+    """
+
+    left: Tensor
+    right: Tensor
+    p: int
+
+    @property
+    def is_one_hot(self) -> bool:
+        """Whether `left` holds places instead of vectors."""
+        return not self.left.is_floating_point()
+
+    def dense(self) -> Tensor:
+        """G_j, (groups, p, d)."""
+        if not self.is_one_hot:
+            return torch.bmm(self.left.mT, self.right)
+        each = self.right.new_zeros(len(self.right), self.p, self.right.shape[2])
+        return each.scatter_add_(1, self.left[..., None].expand_as(self.right), self.right)
+
+    def scaled(self, c: Tensor, t: Tensor | None) -> Rows:
+        """The rows of c_j t G_j, for a `t` with one entry per output row, or one in all."""
+        if not self.is_one_hot:
+            c = c[:, None, None].to(self.left.dtype)
+            left = self.left * c if t is None else self.left * (c * t.flatten())
+            return Rows(left, self.right, self.p)
+        right = self.right * c[:, None, None].to(self.right.dtype)
+        if t is not None:
+            right = right * t.flatten().expand(self.p)[self.left][..., None]
+        return Rows(self.left, right, self.p)
+
+    def signs(self) -> Rows:
+        """The rows of sign(G_j), where one outer product is all of it."""
+        return Rows(self.left if self.is_one_hot else self.left.sign(), self.right.sign(), self.p)
+
+    def applied(self, x: Tensor) -> Tensor:
+        """X_j G_j^T: what a displacement G_j adds to the outputs for inputs `x`, (groups, N, d)."""
+        if self.right.shape[1] == 1 and not self.is_one_hot:
+            return (x * self.right).sum(-1, keepdim=True) * self.left
+        scores = torch.bmm(x, self.right.mT)
+        if not self.is_one_hot:
+            return torch.bmm(scores, self.left)
+        places = self.left[:, None, :].expand_as(scores)
+        return scores.new_zeros(*x.shape[:2], self.p).scatter_add(2, places, scores)
+
+    def looked_up(self, tokens: Tensor) -> Tensor:
+        """The rows of G_j at `tokens`, (groups, N) whole numbers: (groups, N, d)."""
+        return torch.bmm(_places(tokens, self).to(self.right.dtype), self.right)
+
+
+Form = Dense | tuple[Rows, ...]
+
+
+def joined(rows: Sequence[Rows]) -> tuple[Rows, ...]:
+    """The same sum in as few terms as possible: those with vectors, and those with places."""
+    kinds = [[row for row in rows if row.is_one_hot is one_hot] for one_hot in (False, True)]
+    return tuple(
+        kind[0]
+        if len(kind) == 1
+        else Rows(
+            torch.cat([row.left for row in kind], 1),
+            torch.cat([row.right for row in kind], 1),
+            kind[0].p,
+        )
+        for kind in kinds
+        if kind
+    )
+
+
+def squares(rows: tuple[Rows, ...], t: Tensor | None) -> Tensor:
+    """||t G_j||^2 of the sum of all rows: <L L^T, R R^T>, cross terms included."""
+    ones = torch.ones(len(rows[0].right), device=rows[0].right.device)
+    rows = tuple(row if t is None else row.scaled(ones, t) for row in rows)
+    total = sum(_inner(row, row) for row in rows)
+    if len(rows) == 2:
+        total = total + 2 * _inner(rows[0], rows[1])
+    assert isinstance(total, Tensor)
+    return total.clamp(min=0)  # rounding may leave a sum of squares that cancel below 0
+
+
+def wide(tensor: Tensor) -> torch.dtype:
+    """The dtype in which sums over a tensor are accumulated."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _inner(one: Rows, two: Rows) -> Tensor:
+    """<G_j, H_j> for each group."""
+    if one.right.shape[1] == 1 and one is two:
+        right = torch.linalg.vector_norm(one.right, dim=(1, 2), dtype=wide(one.right)).square()
+        if one.is_one_hot:
+            return right
+        left = torch.linalg.vector_norm(one.left, dim=(1, 2), dtype=wide(one.left)).square()
+        return left * right
+    rights = torch.bmm(one.right, two.right.mT)
+    return (_lefts(one, two) * rights).sum((1, 2), dtype=wide(rights))
+
+
+def _lefts(one: Rows, two: Rows) -> Tensor:
+    """The Gram matrix of the left factors, (groups, n of one, n of two)."""
+    if one.is_one_hot:
+        return _places(one.left, two)
+    return _places(two.left, one).mT if two.is_one_hot else torch.bmm(one.left, two.left.mT)
+
+
+def _places(tokens: Tensor, rows: Rows) -> Tensor:
+    """The left factors of `rows` at some places: (groups, N, n)."""
+    if rows.is_one_hot:
+        return (tokens[:, :, None] == rows.left[:, None, :]).to(rows.right.dtype)
+    index = tokens[:, None, :].expand(-1, rows.left.shape[1], -1)
+    return rows.left.gather(2, index).mT
+
+
+def _column(c: Tensor, like: Tensor) -> Tensor:
+    return c.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
