@@ -374,7 +374,7 @@ def test_a_direction_may_be_the_weights_themselves():
     [
         ({"rule": None}, TypeError, r"rule must be a rule such as flatminima.sam\(\), got None"),
         ({"rule": "sam"}, TypeError, r"rule must be a rule such as flatminima.sam\(\), got 'sam'"),
-        ({"engine": "fast"}, ValueError, "engine must be 'auto' or 'loop', got 'fast'"),
+        ({"engine": "fast"}, ValueError, "engine must be 'auto', 'loop' or 'batched', got 'fast'"),
         ({"sync": "local"}, ValueError, "sync must be 'global', got 'local'"),
         ({"ascent_weight_decay": "1"}, TypeError, "ascent_weight_decay must be .*, got '1'"),
         ({"observe": print}, TypeError, "observe must be .*, got"),
@@ -433,7 +433,7 @@ def test_an_overflow_in_either_pass_skips_the_step_and_halves_the_scale_once(
     model, (batch,) = noisy(torch.float32), batches(1, dtype=torch.float32)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=1)
-    sharp = fm.SharpnessAware(model, rule, m=m)
+    sharp = fm.SharpnessAware(model, rule, m=m, engine="loop")
     loss_fn = Counted(loss_of(model), spoil=lambda call: torch.inf if call == at else 1.0)
     with restored(model.parameters()):
         sharp.backward(loss_fn, *batch, scaler=scaler)

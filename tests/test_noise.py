@@ -29,7 +29,8 @@ class Masked(nn.Module):
 
 def masks(same_noise: bool, m: int | None = None, rule: object = None) -> list[Tensor]:
     model, (batch,) = Masked(), batches(1)
-    sharp = fm.SharpnessAware(model, rule or fm.sam(rho=0.5), m=m, same_noise=same_noise)
+    rule = rule or fm.sam(rho=0.5)
+    sharp = fm.SharpnessAware(model, rule, m=m, same_noise=same_noise, engine="loop")
     torch.manual_seed(2)
     sharp.backward(loss_of(model), *batch)
     return model.masks

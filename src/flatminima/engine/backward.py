@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from flatminima.engine.buffers import Buffers
 from flatminima.engine.groups import groups
+from flatminima.engine.msam import Engine, Grouped
 from flatminima.engine.observe import Observer, Step
 from flatminima.engine.parameters import Parameters, Target
 from flatminima.engine.passes import Body, Call, LossFn, Passes, Scaler
@@ -46,7 +47,10 @@ class SharpnessAware:
         m: Examples per perturbation (m-SAM): the batch is cut into consecutive groups of `m`, each
             looks uphill from its own gradient, and the directions are averaged by size. `None`
             perturbs once for the whole batch.
-        engine: How groups are carried out: `loop`, one after the other; `auto` chooses.
+        engine: How groups are carried out: `loop`, one after the other; `batched`, all at once, or
+            an error where that cannot be proved exact; `auto`, the faster of those that are exact.
+        memory_limit: Bytes that `batched` may keep between its passes; it then takes fewer groups
+            at a time.
         sync: Over which examples the ascent gradient is taken when there are several processes:
             `global`, all.
         same_noise: Whether every pass draws the same dropout masks. The random state after a step
@@ -82,7 +86,8 @@ class SharpnessAware:
         rule: Rule,
         *,
         m: int | None = None,
-        engine: Literal["auto", "loop"] = "auto",
+        engine: Engine = "auto",
+        memory_limit: float | None = None,
         sync: Literal["global"] = "global",
         same_noise: bool = True,
         ascent_weight_decay: float = 0.0,
@@ -91,8 +96,6 @@ class SharpnessAware:
         check_rule(rule)
         if m is not None and (not isinstance(m, int) or isinstance(m, bool) or m < 1):
             raise ValueError(f"m must be a positive whole number or None, got {m!r}")
-        if engine not in ("auto", "loop"):
-            raise ValueError(f"engine must be 'auto' or 'loop', got {engine!r}")
         if sync != "global":
             raise ValueError(f"sync must be 'global', got {sync!r}")
         if not isinstance(ascent_weight_decay, int | float):
@@ -117,8 +120,25 @@ class SharpnessAware:
             generator=torch.Generator().manual_seed(torch.initial_seed()),
             same_noise=same_noise,
         )
+        self._grouped = Grouped(
+            body=self._body,
+            model=model,
+            rule=rule,
+            m=m,
+            engine=engine,
+            memory_limit=memory_limit,
+            observed=bool(self.observe),
+        )
         self._step = 0
         self._memory: dict[str, Any] = {}
+
+    @property
+    def group_norms(self) -> Tensor | None:
+        """The norm of each group's gradient in the last step, as the rule measures it, (groups,).
+
+        `None` if the groups were carried out one after the other.
+        """
+        return self._grouped.group_norms
 
     def backward(
         self,
@@ -177,6 +197,7 @@ class SharpnessAware:
             "step": self._step,
             "memory": packed(self._memory),
             "generator": self._body.generator.get_state(),
+            "engines": dict(self._grouped.verdicts),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -196,6 +217,7 @@ class SharpnessAware:
         memory = unpacked(state["memory"], self._body.parameters.tensors)
         self._body.generator.set_state(state["generator"].cpu())
         self._memory, self._step = memory, state["step"]
+        self._grouped.verdicts.update(state.get("engines", {}))
 
     def __repr__(self) -> str:
         params = self._body.parameters.tensors
@@ -207,8 +229,13 @@ class SharpnessAware:
         """The loss and the direction, averaged over the groups by their sizes."""
         if self.m is None:
             return self._conversation(call, batch)
+        look = self._look(batch)
+        return self._grouped.mean(call, batch, look, lambda piece: self._looped(call, piece))
+
+    def _looped(self, call: Call, batch: tuple[Any, ...]) -> tuple[Tensor, Vector]:
+        """The same, one group after the other."""
         loss, direction, count = torch.zeros(()), Vector(()), 0
-        for group, size in groups(batch, self.m):
+        for group, size in groups(batch, self.m or 1):
             one_loss, one = self._conversation(call, group)
             count += size
             share = size / count  # a running mean: no sum that somebody could forget to divide
@@ -221,9 +248,18 @@ class SharpnessAware:
 
     def _conversation(self, call: Call, batch: tuple[Any, ...]) -> tuple[Tensor, Vector]:
         """Let the rule ask, and answer it, until it returns a direction."""
-        w = Vector(param.detach() for param in self._body.parameters.tensors)
-        look = Look(
-            w=w,
+        look = self._look(batch)
+        with Passes(self._body, call, batch, record=bool(self.observe)) as passes:
+            direction = passes.checked(_listened(self.rule(look), passes))
+        seen = tuple(passes.seen)
+        for observer in self.observe:
+            observer(Step(step=self._step, loss=passes.loss, w=look.w, d=direction, seen=seen))
+        return passes.loss, passes.delivered(direction)
+
+    def _look(self, batch: tuple[Any, ...]) -> Look:
+        """What the rule knows at the start of this step."""
+        return Look(
+            w=Vector(param.detach() for param in self._body.parameters.tensors),
             step=self._step,
             batch=batch,
             memory=self._memory if self.m is None else None,
@@ -231,12 +267,6 @@ class SharpnessAware:
             weight_decay=self.ascent_weight_decay,
             own=self._body.parameters.own,
         )
-        with Passes(self._body, call, batch, record=bool(self.observe)) as passes:
-            direction = passes.checked(_listened(self.rule(look), passes))
-        seen = tuple(passes.seen)
-        for observer in self.observe:
-            observer(Step(step=self._step, loss=passes.loss, w=w, d=direction, seen=seen))
-        return passes.loss, passes.delivered(direction)
 
     @torch.no_grad()
     def _add(self, kept: Sequence[Tensor | None], direction: Vector) -> None:
