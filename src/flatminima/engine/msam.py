@@ -28,7 +28,7 @@ from flatminima.engine.buffers import SMALL
 from flatminima.engine.groups import examples, groups
 from flatminima.engine.noise import Noise
 from flatminima.engine.passes import Body, Call, Passes, _poisoned  # pyright: ignore[reportPrivateUsage]
-from flatminima.rules.rule import HERE, Look, Probe, Rule
+from flatminima.rules.rule import HERE, Look, Probe, Rule, spelled
 from flatminima.vector import Vector
 
 __all__ = ["Engine", "Grouped"]
@@ -89,7 +89,8 @@ class Grouped:
             return
         if isinstance(geometry, str):
             raise ValueError(
-                f"engine='batched' must have {geometry}; leave engine out for the exact loop"
+                f"rule must {geometry} for engine='batched', got {spelled(self.rule)}; "
+                "leave engine out for the exact loop"
             )
         if self.observed:
             raise ValueError(

@@ -11,7 +11,7 @@ Whatever uses a parameter and is neither a layer nor independent of the batch is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -59,9 +59,9 @@ def rehearsed(
             together = Rehearsal(subject, fixed, alone.seen, m, groups)
             try:
                 whole = _run(together, loss_of, None)
-                break
-            except _Mistaken as mistaken:
-                fixed[mistaken.place] = mistaken.truth
+            except _Mistaken:
+                continue
+            break
         for j in range(1, groups):
             losses.append(_run(Rehearsal(subject, fixed, None, m), loss_of, j))
         mean = torch.stack(losses).mean()
@@ -90,17 +90,12 @@ class _Call:
 class _Mistaken(Exception):
     """A call was taken for one that depends on examples, or for one that doesn't: run again."""
 
-    def __init__(self, place: int, truth: bool) -> None:
-        super().__init__(place)
-        self.place = place
-        self.truth = truth
-
 
 class Rehearsal(Tape):
     """A run without gradients, on one group or, beside what was seen there, on all of them.
 
     What depends on no example is a function of parameters and kept as such. A group alone cannot
-    tell, so it goes by a guess: `fixed` says by the number of the call where it was wrong.
+    tell, so it goes by a guess: `fixed` says, by the number of the call, where that was wrong.
     """
 
     is_rehearsal = True
@@ -108,7 +103,7 @@ class Rehearsal(Tape):
     def __init__(
         self,
         subject: Subject,
-        fixed: Mapping[int, bool],
+        fixed: dict[int, bool],
         before: Sequence[_Call] | None,
         m: int,
         groups: int = 1,
@@ -126,7 +121,8 @@ class Rehearsal(Tape):
         y = layer.plain(x, *layer.params)
         sight = self._sight(described(layer), [y], [x], self.named(layer.params))
         if sight is not None and (sight.layout is None) is not guess:
-            raise _Mistaken(place, not guess)
+            self.fixed[place] = not guess
+            raise _Mistaken
         if guess:
             return self._remembered(layer.plain, (x, *layer.params), {}, y)
         if sight is not None and not (sight.layout and layer.fits(sight.layout)):

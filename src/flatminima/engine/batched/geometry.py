@@ -43,7 +43,7 @@ class Geometry:
         >>> Geometry.of(asam(scale="filter"))
         Geometry(p=2.0, scale='filter', eta=0.01, normalized=True)
         >>> Geometry.of(gsam())
-        'a rule that takes the perturbed gradient as it is, got one that combines it with another'
+        'take the perturbed gradient as it is'
     """
 
     p: float = 2.0
@@ -53,26 +53,22 @@ class Geometry:
 
     @staticmethod
     def of(rule: Rule) -> Geometry | str:
-        """The geometry of a rule, or what it would need to have one."""
+        """The geometry of a rule, or what it would have to do to have one."""
         if not isinstance(rule, Probe):
-            return f"a rule that looks uphill once, got {rule!r}"
+            return "look uphill once"
         if rule.combine is not None:
-            return (
-                "a rule that takes the perturbed gradient as it is, "
-                "got one that combines it with another"
-            )
+            return "take the perturbed gradient as it is"
         function, options = _unwrapped(rule.perturb)
         if options.get("p", 2.0) not in (2.0, math.inf):
-            return f"a norm of order 2 or inf, got p={options['p']}"
+            return "have a norm of order 2 or inf"
         if function is perturb.normalized:
             return Geometry(**options)
         if function is perturb.unnormalized:
             return Geometry(normalized=False)
         if function is perturb.adaptive:
-            return Geometry(
-                scale=options.pop("scale", "element"), eta=options.pop("eta", 0.01), **options
-            )
-        return f"a displacement that is normalized, unnormalized or adaptive, got {rule!r}"
+            scale, eta = options.pop("scale", "element"), options.pop("eta", 0.01)
+            return Geometry(scale=scale, eta=eta, **options)
+        return "have a displacement that is normalized, unnormalized or adaptive"
 
     def t(self, param: Tensor) -> Tensor | None:
         """The size of the weights, shaped to multiply them; `None` for 1."""

@@ -214,6 +214,8 @@ class First(Performed):
         assert layout is not None
         if not torch.is_grad_enabled():
             self.refuse(f"use parameters with gradients on, got {self.named(layer.params)} without")
+        if torch._C._autograd._top_saved_tensors_default_hooks(True):  # pyright: ignore
+            self.refuse("keep what autograd saves, got saved-tensor hooks (checkpoint, offloading)")
         if not y.requires_grad:
             y = _Anchored.apply(y, self._anchor)
         base = _base(y)
