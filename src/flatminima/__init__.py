@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flatminima import landscape, observe, perturb, regions, schedule, sharpness
     from flatminima.engine.backward import SharpnessAware
+    from flatminima.engine.optimizer import SharpnessAwareOptimizer
     from flatminima.objective import Objective
     from flatminima.regions import Region
     from flatminima.rules.rule import HERE, Ask, Conversation, Look, Probe, Rule, Talk
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "engine.backward": ("SharpnessAware",),
+    "engine.optimizer": ("SharpnessAwareOptimizer",),
     "vector": ("Vector",),
     "objective": ("Objective",),
     "regions": ("Region",),
@@ -88,6 +90,7 @@ __all__ = [
     "Region",
     "Rule",
     "SharpnessAware",
+    "SharpnessAwareOptimizer",
     "Talk",
     "Vector",
     "asam",

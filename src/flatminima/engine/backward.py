@@ -20,7 +20,7 @@ from flatminima.engine.groups import groups
 from flatminima.engine.msam import Engine, Grouped
 from flatminima.engine.observe import Observer, Step
 from flatminima.engine.parameters import Parameters, Target
-from flatminima.engine.passes import Body, Call, LossFn, Passes, Scaler
+from flatminima.engine.passes import Body, Call, LossFn, Passes, Scaler, Source
 from flatminima.engine.state import check_state, copied, packed, tensors, unpacked
 from flatminima.engine.weights import Weights
 from flatminima.rules.checks import check_rule
@@ -169,17 +169,23 @@ class SharpnessAware:
                 rule breaks the protocol. Weights and `.grad` are then as they were.
         """
         call = Call(loss_fn=loss_fn, scaler=scaler, backward_fn=backward_fn)
+        return self._carry_out(lambda: self._mean(call, batch))
+
+    def _carry_out(
+        self, conversed: Callable[[], tuple[Tensor, Vector]], *, add: bool = True
+    ) -> Tensor:
+        """One step: the direction goes into `.grad`, and an error leaves no trace."""
         params = self._body.parameters
         kept = [param.grad for param in params.tensors]
         memory, random = copied(self._memory), self._body.generator.get_state()
         try:
-            loss, direction = self._mean(call, batch)
+            loss, direction = conversed()
         except BaseException:  # as if the step had not been
             params.put(kept)
             self._memory = memory
             self._body.generator.set_state(random)
             raise
-        self._add(kept, direction)
+        self._add(kept if add else [None] * len(params), direction)
         self._step += 1
         return loss
 
@@ -246,17 +252,17 @@ class SharpnessAware:
             raise ValueError("batch must hold at least one example, got none")
         return loss, direction
 
-    def _conversation(self, call: Call, batch: tuple[Any, ...]) -> tuple[Tensor, Vector]:
+    def _conversation(self, call: Source, batch: tuple[Any, ...] | None) -> tuple[Tensor, Vector]:
         """Let the rule ask, and answer it, until it returns a direction."""
         look = self._look(batch)
-        with Passes(self._body, call, batch, record=bool(self.observe)) as passes:
+        with Passes(self._body, call, batch or (), record=bool(self.observe)) as passes:
             direction = passes.checked(_listened(self.rule(look), passes))
         seen = tuple(passes.seen)
         for observer in self.observe:
             observer(Step(step=self._step, loss=passes.loss, w=look.w, d=direction, seen=seen))
         return passes.loss, passes.delivered(direction)
 
-    def _look(self, batch: tuple[Any, ...]) -> Look:
+    def _look(self, batch: tuple[Any, ...] | None) -> Look:
         """What the rule knows at the start of this step."""
         return Look(
             w=Vector(param.detach() for param in self._body.parameters.tensors),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from flatminima.engine.weights import Weights
 from flatminima.rules.rule import Ask, Here
 from flatminima.vector import Vector
 
-__all__ = ["Body", "Call", "LossFn", "Passes", "Scaler"]
+__all__ = ["Body", "Call", "LossFn", "Passes", "Scaler", "Source"]
 
 LossFn = Callable[..., Tensor]
 
@@ -42,6 +42,21 @@ class Body:
     same_noise: bool
 
 
+class Source(Protocol):
+    """Where a loss and its gradient come from: a loss function, a closure, calls made again."""
+
+    @property
+    def passes(self) -> int:
+        """How many passes over the batch there were before the first question."""
+        ...
+
+    def run(
+        self, batch: tuple[Any, ...], parameters: Parameters, *, here: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Forward and backward, into empty `.grad`; returns the loss, detached, and its scale."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Call:
     """How the user called: the loss, and what to do with it."""
@@ -49,6 +64,23 @@ class Call:
     loss_fn: LossFn
     scaler: Scaler | None = None
     backward_fn: Callable[[Tensor], object] | None = None
+    passes: int = 0
+
+    def run(
+        self, batch: tuple[Any, ...], parameters: Parameters, *, here: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Forward and backward, wherever the weights are."""
+        loss = self.loss_fn(*batch)
+        _check_loss(loss)
+        clean, scale = loss.detach(), None
+        if self.scaler is not None:
+            scale = self.scaler.scale(torch.ones((), device=loss.device))
+            loss = self.scaler.scale(loss)
+        if self.backward_fn is None:
+            loss.backward(inputs=parameters.trainable)
+        else:
+            self.backward_fn(loss)
+        return clean, scale
 
 
 class Passes(ExitStack):
@@ -58,14 +90,14 @@ class Passes(ExitStack):
     and what they do to buffers and to the random state is undone when the context ends.
     """
 
-    def __init__(self, body: Body, call: Call, batch: tuple[Any, ...], *, record: bool) -> None:
+    def __init__(self, body: Body, call: Source, batch: tuple[Any, ...], *, record: bool) -> None:
         super().__init__()
         self.body = body
         self.call = call
         self.batch = batch
         self.record = record
         self.seen: list[Seen] = []
-        self._count = 0
+        self._count = call.passes
         self._noise = Noise.now({param.device for param in body.parameters.tensors})
         self._losses: dict[int, Tensor] = {}
         self._scale: Tensor | None = None
@@ -105,8 +137,12 @@ class Passes(ExitStack):
         recorded = at if self.record else None
         where: list[Vector | Here] = [at]
         del at, question
-        with self._circumstances(), self.body.weights.displaced(where), torch.enable_grad():
-            loss = self._run(batch)
+        with (
+            self._circumstances(here=distance == 0),
+            self.body.weights.displaced(where),
+            torch.enable_grad(),
+        ):
+            loss = self._run(batch, here=distance == 0)
         self._losses.setdefault(distance, loss)
         gradient = self._collected()
         if recorded is not None:
@@ -126,7 +162,7 @@ class Passes(ExitStack):
             TypeError: If it is something else, or the rule never asked for a gradient.
         """
         params = self.body.parameters.tensors
-        if self._count == 0:
+        if not self._losses:
             raise TypeError("rule must look at least once, got a rule that asks nothing")
         if not isinstance(direction, Vector):
             raise TypeError(f"rule must return a Vector of {len(params)} parts, got {direction!r}")
@@ -162,7 +198,9 @@ class Passes(ExitStack):
             self._finite = finite if self._finite is None else self._finite & finite
             self._last = None
 
-    def _circumstances(self) -> AbstractContextManager[None]:
+    def _circumstances(self, *, here: bool) -> AbstractContextManager[None]:
+        if here and self.call.passes and not self._losses:
+            return nullcontext()  # its gradient is there already
         self._count += 1
         if self._count == 1:
             return self.body.buffers.watched()
@@ -172,20 +210,11 @@ class Passes(ExitStack):
             return self._noise.again()
         return self._noise.afresh(self.body.generator)
 
-    def _run(self, batch: tuple[Any, ...]) -> Tensor:
+    def _run(self, batch: tuple[Any, ...], *, here: bool) -> Tensor:
         """Forward and backward; returns the loss, detached."""
         self.body.parameters.clear()
-        loss = self.call.loss_fn(*batch)
-        _check_loss(loss)
-        clean = loss.detach()
-        if self.call.scaler is not None:
-            self._scale = self.call.scaler.scale(torch.ones((), device=loss.device))
-            loss = self.call.scaler.scale(loss)
-        if self.call.backward_fn is None:
-            loss.backward(inputs=self.body.parameters.trainable)
-        else:
-            self.call.backward_fn(loss)
-        return clean
+        loss, self._scale = self.call.run(batch, self.body.parameters, here=here)
+        return loss
 
     def _collected(self) -> Vector:
         gradient = Vector(_dense(param.grad) for param in self.body.parameters.tensors)
