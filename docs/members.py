@@ -8,20 +8,74 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from flatminima.rules import schedule, zoo
+from flatminima.rules import schedule
+from flatminima.rules.zoo import chance, cheaper, combining, regional, remembering, uphill
 
 HEAD = """# Members
 
 Every named method, from its own docstring (`python docs/members.py` writes this page). The letters
-are those of [the notation](notation.md). A cost is in gradients per step, of which plain training
-takes 1, and in buffers of the size of the weights beyond the gradients.
-
+are those of [the notation](notation.md). Gradients are counted per step, of which plain training
+takes 1; memory in buffers of the size of the weights beyond the gradients, of which putting the
+weights back takes 1. Most members are one choice on each of five axes: the direction that is
+climbed, the metric and the radius of the displacement, when it is made, and how the gradients
+combine.
 """
+SECTIONS = {
+    "Where to look": uphill,
+    "Where to look, by chance": chance,
+    "Where to look, from earlier steps": remembering,
+    "With fewer gradients": cheaper,
+    "What to do with two gradients": combining,
+    "What to do by region": regional,
+}
 WHEN = """
 ## When
 
 These take a rule, any of the above or your own, and follow it at some steps only.
 
+"""
+NOTES = {
+    "sam": "largest gains under label noise, with early stopping, and in fine-tuning; later papers "
+    "report that it often hurts the pretraining of language models",
+    "usam": "follows the scale of the loss; the form that theory treats",
+    "awp": "made for robust training",
+    "ssam": "saves no time on a GPU",
+    "le_sam": "follows the scale of the loss",
+    "fisher_sam": "small gain reported",
+    "looksam": "cheap variants mostly do not match SAM under equal tuning",
+    "momentum_sam": "the adaptive form is the exception among the cheap variants; its authors let "
+    "rho be 0 in the warm-up of a ViT",
+    "gradient_norm_penalty": "without a warm-up of alpha it made ViTs worse on CIFAR-10",
+    "sagm": "made for domain generalisation",
+    "stable_sam": "widens the range of learning rates, by its abstract",
+    "saner": "made for noisy labels",
+    "window": "the last 12 % of training match all of it, by the abstract on late phases",
+}
+LAST = """
+## Parameters
+
+[`groups`](reference/rules.md) makes groups of parameters, each with a radius, by the kind of module
+that they are in. `groups(model, {nn.LayerNorm: 0.1})` is SAM on the normalisation layers only
+(Mueller et al., NeurIPS 2023), and a radius for each layer is one entry per layer. With `m`, any of
+the members that remember nothing is its m-SAM.
+
+## Not here, and why
+
+| method | why not |
+|---|---|
+| Functional SAM, J-SAM | the second pass sends the first pass's gradient at the outputs through \
+the perturbed network; a rule sees gradients of the weights, and a loss function does not show its \
+outputs |
+| K-SAM, ESAM | they choose examples by their losses, one by one; a loss function returns their \
+mean |
+| bSAM, SASSHA, LightSAM, SAM-SPS | they are optimizers: the step size or the second moments \
+belong to the update, which here is the user's own |
+| IRE | acts on the weights after the base step |
+| SAMPa, SL-SAM | two gradients on two devices; layers drawn before the backward pass |
+| XSAM | searches its angle by forward passes at other points; a rule asks for gradients |
+| SAF, MESA | a term of the loss with a memory of outputs: write it into the loss function |
+| Lookbehind, Entropy-SGD | several descents within a step move the weights |
+| GAM | four gradients and five hyper-parameters; as a rule of one's own it is ten lines |
 """
 
 
@@ -36,17 +90,63 @@ def formula(text: str) -> str:
     opening = text.partition("\nArgs:")[0]
     lines = [line.strip() for line in opening.splitlines() if line.startswith("    ")]
     equation = re.sub(r" {2,}", "  ", " ".join(lines)).replace("`", "")
-    return f"`{equation}`".replace("|", "\\|") if equation else ""
+    return f"`{equation}`" if equation else ""
 
 
-def rows(members: list[Callable[..., object]]) -> str:
+def defaults(member: Callable[..., object], text: str) -> str:
+    """Return every default of a member, and what its docstring says of where it comes from."""
+    found = []
+    for name, parameter in inspect.signature(member).parameters.items():
+        if parameter.default is parameter.empty:
+            continue
+        words = re.search(rf"^    {name}: (.*?)(?=^    \w+: |^\s*$)", text, re.M | re.S)
+        sentences = re.split(r"(?<=[.;]) (?=[A-Z])", " ".join(words[1].split()) if words else "")
+        origin = " ".join(sentence for sentence in sentences if "efault" in sentence)
+        found.append(f"`{name}={parameter.default!r}`{': ' if origin else ''}{origin}".rstrip("."))
+    return "; ".join(found)
+
+
+def row(*cells: str) -> str:
+    """Return a line of a table; what would end a cell is escaped."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def described(member: Callable[..., object]) -> tuple[str, str, str, str, str]:
+    """Return a member's name, first sentence, formula, cost and source."""
+    text = inspect.getdoc(member) or ""
+    first = " ".join(text.partition("\n\n")[0].split()).rstrip(".")
+    name = f"`{member.__name__}`"
+    return name, first, formula(text), paragraph(text, "Cost"), paragraph(text, "Source")
+
+
+def table(members: list[Callable[..., object]]) -> str:
     """Return a table of the members, a row for each."""
-    lines = ["| member | what it does | formula | cost | source |", "|---|---|---|---|---|"]
+    heads = (
+        "member",
+        "what it does",
+        "formula",
+        "gradients",
+        "memory",
+        "defaults",
+        "source",
+        "notes",
+    )
+    lines = [row(*heads), "|" + "---|" * len(heads)]
     for member in members:
-        text = inspect.getdoc(member) or ""
-        first = " ".join(text.partition("\n\n")[0].split()).rstrip(".")
-        cost, source = paragraph(text, "Cost"), paragraph(text, "Source")
-        lines.append(f"| `{member.__name__}` | {first} | {formula(text)} | {cost} | {source} |")
+        name, first, equation, cost, source = described(member)
+        gradients, _, memory = cost.partition(", ")
+        origin = defaults(member, inspect.getdoc(member) or "")
+        note = NOTES.get(member.__name__, "")
+        cells = name, first, equation, re.sub(r" gradients?\b", "", gradients), memory, origin
+        lines.append(row(*cells, source, note))
+    return "\n".join(lines) + "\n"
+
+
+def wrappers(members: list[Callable[..., object]]) -> str:
+    """Return a table of what takes a rule."""
+    heads = "member", "what it does", "formula", "cost", "source", "notes"
+    lines = [row(*heads), "|" + "---|" * len(heads)]
+    lines += [row(*described(member), NOTES.get(member.__name__, "")) for member in members]
     return "\n".join(lines) + "\n"
 
 
@@ -59,7 +159,8 @@ def members(module: ModuleType) -> list[Callable[..., object]]:
 
 def page() -> str:
     """Return the page."""
-    return HEAD + rows(members(zoo)) + WHEN + rows(members(schedule))
+    tables = [f"\n## {title}\n\n{table(members(module))}" for title, module in SECTIONS.items()]
+    return HEAD + "".join(tables) + WHEN + wrappers(members(schedule)) + LAST
 
 
 if __name__ == "__main__":

@@ -250,6 +250,233 @@ def clipped(times: float) -> Oracle:
     )
 
 
+# ---------------------------------------------------------------- the metric, the mask, the radius
+
+
+def awp(scene: Scene, rho: float) -> Tensors:
+    """Wu et al. 2020: each tensor moves by rho ||w_l|| along its own gradient."""
+    rows = zip(scene.w, scene.climbed(scene.slope()), scene.radii(rho), strict=True)
+    return scene.slope([r * length([w]) * g / length([g]) for w, g, r in rows])
+
+
+def centred(parts: Tensors) -> Tensors:
+    """Less the mean of each output row, for matrices."""
+    return [part - part.mean(1, keepdim=True) if part.dim() == 2 else part for part in parts]
+
+
+def gcsam(scene: Scene, rho: float) -> Tensors:
+    return centred(scene.slope(sphere(scene, centred(scene.climbed(scene.slope())), rho)))
+
+
+def ssam(share: float) -> Oracle:
+    """The largest coordinates of |g|, all parameters together, in the number ceil(share n)."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        g = scene.slope()
+        order = torch.cat([part.flatten().abs() for part in g]).sort(descending=True).values
+        count = math.ceil(share * len(order))
+        if count < len(order):
+            scene.far(order[count - 1] - order[count])
+        h = [torch.where(part.abs() >= order[count - 1], part, 0.0) for part in g]
+        return scene.slope([rho * part / length(h) for part in h])
+
+    return oracle
+
+
+def zsharp(quantile: float) -> Oracle:
+    """Yun 2025: |z| at or above its quantile within each tensor, z = (g - mean g) / std g."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        h = []
+        for part in scene.slope():
+            z = ((part - part.mean()) / part.std()).abs()
+            edge = torch.quantile(z.flatten(), quantile, interpolation="higher")
+            others = (z - edge).abs().flatten().sort().values
+            scene.far(others[1])  # the edge itself is one of them
+            h.append(torch.where(z >= edge - 1e-12, part, 0.0))
+        return scene.slope([rho * part / length(h) for part in h])
+
+    return oracle
+
+
+def le_sam(budget: Callable[[int], float]) -> Oracle:
+    """Wang et al. 2026: rho_t = min(sigma_t / ||g||, rho_max)."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        g = scene.climbed(scene.slope())
+        now = float(budget(scene.step) / length(g))
+        return scene.slope(sphere(scene, g, min(now, rho)))
+
+    return oracle
+
+
+def fisher_sam(eta: float, decay: float) -> Oracle:
+    """Kim et al. 2022: e = rho F^-1 g / sqrt(g' F^-1 g), F = 1 + eta s."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        g = scene.slope()
+        before = scene.memory.get("s", [part**2 for part in g])
+        s = [decay * old + (1 - decay) * part**2 for old, part in zip(before, g, strict=True)]
+        scene.memory["s"] = s
+        h = [part / (1.0 + eta * square) for part, square in zip(g, s, strict=True)]
+        return scene.slope([rho * part / inner(g, h).sqrt() for part in h])
+
+    return oracle
+
+
+# ---------------------------------------------------------------------- by chance, or from the past
+
+
+def filter_noise(scene: Scene, rho: float) -> Tensors:
+    z = [torch.randn(s, generator=scene.generator, dtype=torch.float64) for s in SHAPES]
+    t = sizes(scene.w, "filter", 0.0)
+    return [rho * size * part for size, part in zip(t, z, strict=True)]
+
+
+def lpf_sgd(samples: int) -> Oracle:
+    """Bisla et al. 2022: the mean gradient over noisy copies of the weights."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        seen = [scene.slope(filter_noise(scene, rho)) for _ in range(samples)]
+        return [torch.stack(parts).mean(0) for parts in zip(*seen, strict=True)]
+
+    return oracle
+
+
+def rwp(alpha: float) -> Oracle:
+    """Li et al. 2022: a share alpha of the noisy gradient, on one batch here."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        g, p = scene.slope(), scene.slope(filter_noise(scene, rho))
+        return [(1.0 - alpha) * a + alpha * b for a, b in zip(g, p, strict=True)]
+
+    return oracle
+
+
+def vasso(theta: float) -> Oracle:
+    """Li & Giannakis 2023: h <- (1 - theta) h + theta g, at first h = g; e = rho h / ||h||."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        g = scene.slope()
+        rows = zip(scene.memory.get("h", g), g, strict=True)
+        scene.memory["h"] = [(1.0 - theta) * old + theta * new for old, new in rows]
+        return scene.slope(sphere(scene, scene.memory["h"], rho))
+
+    return oracle
+
+
+def friendly_sam(sigma: float, decay: float) -> Oracle:
+    """Li et al. 2024: h = g - sigma m, the old m; then m <- decay m + (1 - decay) g."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        g = scene.slope()
+        if "m" not in scene.memory:
+            scene.memory["m"] = g
+            return scene.slope(sphere(scene, g, rho))
+        m = scene.memory["m"]
+        h = [new - sigma * old for new, old in zip(g, m, strict=True)]
+        scene.memory["m"] = [decay * b + (1.0 - decay) * a for a, b in zip(g, m, strict=True)]
+        return scene.slope(sphere(scene, h, rho))
+
+    return oracle
+
+
+def looksam(every: int, alpha: float) -> Oracle:
+    """Liu et al. 2022: the unit vector of p less its projection on g, kept for k steps."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        g = scene.slope()
+        if scene.step % every:
+            h = scene.memory["h"]
+            return [a + alpha * length(g) * b for a, b in zip(g, h, strict=True)]
+        p = scene.slope(sphere(scene, g, rho))
+        share = inner(p, g) / inner(g, g)
+        h = [b - share * a for a, b in zip(g, p, strict=True)]
+        scene.memory["h"] = [part / length(h) for part in h]
+        return p
+
+    return oracle
+
+
+def scaled_sphere(scene: Scene, v: Tensors, rho: float, eta: float) -> Tensors:
+    """e = rho T^2 v / ||T v||, T = |w| + eta."""
+    t = sizes(scene.w, "element", eta)
+    norm = length([size * part for size, part in zip(t, v, strict=True)])
+    return [rho * size**2 * part / norm for size, part in zip(t, v, strict=True)]
+
+
+def momentum_sam(momentum: float, *, adaptive: bool) -> Oracle:
+    """Becker et al. 2024: e = -rho v / ||v||, and then v <- momentum v + d."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        v = scene.memory.get("v")
+        if v is None:
+            scene.memory["v"] = d = scene.slope()
+            return d
+        e = scaled_sphere(scene, v, rho, 0.01) if adaptive else sphere(scene, v, rho)
+        d = scene.slope([-part for part in e])
+        scene.memory["v"] = [momentum * old + new for old, new in zip(v, d, strict=True)]
+        return d
+
+    return oracle
+
+
+def s2_sam(*, adaptive: bool) -> Oracle:
+    """Ji et al. 2024: the ascent is along the perturbed gradient of the step before."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        q = scene.memory.get("p")
+        if q is None:
+            scene.memory["p"] = scene.slope()
+        elif adaptive:  # the weights of now, which is what the metric is about
+            scene.memory["p"] = scene.slope(scaled_sphere(scene, q, rho, 0.0))
+        else:
+            scene.memory["p"] = scene.slope(sphere(scene, q, rho))
+        return scene.memory["p"]
+
+    return oracle
+
+
+def async_sam(scene: Scene, rho: float) -> Tensors:
+    """Jo et al. 2025: the ascent is along the gradient at the weights of the step before."""
+    g = scene.slope()
+    before, scene.memory["g"] = scene.memory.get("g", g), g
+    return scene.slope(sphere(scene, before, rho))
+
+
+# ----------------------------------------------------------------------------- further combinations
+
+
+def stable_sam(scene: Scene, rho: float) -> Tensors:
+    """Tan et al. 2025: d = p ||g|| / ||p||."""
+    g, p = two_gradients(scene, rho)
+    return [part * length(g) / length(p) for part in p]
+
+
+def sagm(alpha: float) -> Oracle:
+    """Wang et al. 2023: e = (rho / ||g|| - alpha) g, d = (g + p) / 2."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        g = scene.slope()
+        p = scene.slope([(rho / length(g) - alpha) * part for part in g])
+        return [(a + b) / 2.0 for a, b in zip(g, p, strict=True)]
+
+    return oracle
+
+
+def cr_sam(gamma: float, beta: float) -> Oracle:
+    """Wu et al. 2024: d = p + gamma (p + q - 2 g) + beta (p - q), q at w - e."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        g = scene.slope()
+        e = sphere(scene, g, rho)
+        p, q = scene.slope(e), scene.slope([-part for part in e])
+        rows = zip(g, p, q, strict=True)
+        return [b + gamma * (b + c - 2.0 * a) + beta * (b - c) for a, b, c in rows]
+
+    return oracle
+
+
 # ---------------------------------------------------------------------------------------- by region
 
 
@@ -288,6 +515,21 @@ def same(factor: dict[str, float | Callable[[int], float]]) -> Oracle:
 def saner(strength: float, warmup: int) -> Oracle:
     """Luong et al. 2026: (1 - alpha) p in region 2, alpha from 0 to `strength`, then constant."""
     return same({"2": lambda step: 1.0 - strength * (min(step / warmup, 1.0) if warmup else 1.0)})
+
+
+def forget_sam(strength: float) -> Oracle:
+    """d = l + strength ||l|| / ||h|| h, with h = p where r < 0, and l = p elsewhere."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        g, p = two_gradients(scene, rho)
+        rows = [(b, ratio(scene, a, b)) for a, b in zip(g, p, strict=True)]
+        learnt = [torch.where(r >= 0, part, 0.0) for part, r in rows]
+        forgotten = [torch.where(r < 0, part, 0.0) for part, r in rows]
+        reverse = float(length(forgotten))
+        share = strength * length(learnt) / reverse if reverse else 0.0  # there may be none
+        return [a + share * b for a, b in zip(learnt, forgotten, strict=True)]
+
+    return oracle
 
 
 def legacy(published: Callable[[Tensor], Tensor]) -> Oracle:

@@ -130,6 +130,75 @@ WHERE = [
         oracle=by_hand.random_perturbation,
     ),
     Case(name="previous_batch", make=fm.previous_batch, oracle=by_hand.previous_batch),
+    Case(name="awp", make=fm.awp, oracle=by_hand.awp),
+    Case(name="gcsam", make=fm.gcsam, oracle=by_hand.gcsam),
+    Case(name="ssam", make=fm.ssam, oracle=by_hand.ssam(0.5)),
+    Case(
+        name="ssam, a tenth",
+        make=lambda rho: fm.ssam(rho, share=0.1),
+        oracle=by_hand.ssam(0.1),
+    ),
+    Case(name="zsharp", make=fm.zsharp, oracle=by_hand.zsharp(0.95)),
+    Case(
+        name="zsharp, the upper half",
+        make=lambda rho: fm.zsharp(rho, quantile=0.5),
+        oracle=by_hand.zsharp(0.5),
+    ),
+    Case(
+        name="le_sam",
+        make=lambda rho: fm.le_sam(rho, budget=0.05),
+        oracle=by_hand.le_sam(lambda step: 0.05),
+    ),
+    Case(
+        name="le_sam, a budget that falls",
+        make=lambda rho: fm.le_sam(rho, budget=Linear(start=0.3, end=0.1, steps=40)),
+        oracle=by_hand.le_sam(lambda step: 0.3 - 0.2 * min(step / 40, 1.0)),
+    ),
+    Case(name="fisher_sam", make=fm.fisher_sam, oracle=by_hand.fisher_sam(1.0, 0.9)),
+    Case(
+        name="fisher_sam, of this step",
+        make=lambda rho: fm.fisher_sam(rho, eta=20.0, decay=0.0),
+        oracle=by_hand.fisher_sam(20.0, 0.0),
+    ),
+    Case(name="lpf_sgd", make=fm.lpf_sgd, oracle=by_hand.lpf_sgd(1)),
+    Case(
+        name="lpf_sgd, 3 copies",
+        make=lambda rho: fm.lpf_sgd(rho, samples=3),
+        oracle=by_hand.lpf_sgd(3),
+    ),
+    Case(name="rwp", make=lambda rho: fm.rwp(rho, alpha=0.7), oracle=by_hand.rwp(0.7)),
+    Case(name="vasso", make=lambda rho: fm.vasso(rho, theta=0.4), oracle=by_hand.vasso(0.4)),
+    Case(name="friendly_sam", make=fm.friendly_sam, oracle=by_hand.friendly_sam(1.0, 0.9)),
+    Case(
+        name="friendly_sam, some of it taken off",
+        make=lambda rho: fm.friendly_sam(rho, sigma=0.5, decay=0.6),
+        oracle=by_hand.friendly_sam(0.5, 0.6),
+    ),
+]
+
+CHEAPER = [
+    Case(
+        name="looksam",
+        make=lambda rho: fm.looksam(rho, every=4, alpha=0.2),
+        oracle=by_hand.looksam(4, 0.2),
+    ),
+    Case(
+        name="momentum_sam",
+        make=fm.momentum_sam,
+        oracle=by_hand.momentum_sam(0.9, adaptive=False),
+    ),
+    Case(
+        name="momentum_sam, adaptive",
+        make=lambda rho: fm.momentum_sam(rho, adaptive=True, momentum=0.5),
+        oracle=by_hand.momentum_sam(0.5, adaptive=True),
+    ),
+    Case(name="s2_sam", make=fm.s2_sam, oracle=by_hand.s2_sam(adaptive=False)),
+    Case(
+        name="s2_sam, adaptive",
+        make=lambda rho: fm.s2_sam(rho, adaptive=True),
+        oracle=by_hand.s2_sam(adaptive=True),
+    ),
+    Case(name="async_sam", make=fm.async_sam, oracle=by_hand.async_sam),
 ]
 
 COMBINE = [
@@ -159,6 +228,17 @@ COMBINE = [
         name="clipped",
         make=lambda rho: fm.clipped(rho, times=1.5),
         oracle=by_hand.clipped(1.5),
+    ),
+    Case(name="stable_sam", make=fm.stable_sam, oracle=by_hand.stable_sam),
+    Case(
+        name="sagm",
+        make=lambda rho: fm.sagm(rho, alpha=0.05),
+        oracle=by_hand.sagm(0.05),
+    ),
+    Case(
+        name="cr_sam",
+        make=lambda rho: fm.cr_sam(rho, gamma=0.2, beta=0.1),
+        oracle=by_hand.cr_sam(0.2, 0.1),
     ),
 ]
 
@@ -204,6 +284,7 @@ REGIONS = [
         )
         for digits in ("", "13", "234")
     ),
+    Case(name="forget_sam", make=fm.forget_sam, oracle=by_hand.forget_sam(0.5)),
     Case(name="legacy_ckpt14", make=fm.legacy_ckpt14, oracle=by_hand.legacy(PUBLISHED["23"])),
 ]
 
@@ -281,6 +362,7 @@ ON_WHAT = [
         own=(None, 0.0, None, 0.0, 0.1, 0.1),
     ),
     Case(name="asam, groups of parameters", make=fm.asam, oracle=by_hand.asam(), own=OWN),
+    Case(name="awp, groups of parameters", make=fm.awp, oracle=by_hand.awp, own=OWN),
     Case(name="usam, groups of parameters", make=fm.usam, oracle=by_hand.usam, own=OWN),
     Case(name="gsam, groups of parameters", make=fm.gsam, oracle=by_hand.gsam(0.4), own=OWN),
     Case(
@@ -309,4 +391,4 @@ ON_WHAT = [
     ),
 ]
 
-FAMILY = [*WHERE, *COMBINE, *REGIONS, *FAR, *WHEN, *ON_WHAT]
+FAMILY = [*WHERE, *CHEAPER, *COMBINE, *REGIONS, *FAR, *WHEN, *ON_WHAT]

@@ -24,10 +24,23 @@ SETTINGS = {
     "same, four factors",
     "same, a factor that moves",
     "saner, warmed up",
+    "momentum_sam, adaptive",
 }
-REMEMBERING = {"previous_batch", "while_large"}
-ONE_PASS = {"random_perturbation"}
-RANDOM = {"random_perturbation", "with_probability"}
+# What these keep from step to step is a vector: a gradient, a direction, a running mean.
+KEEPING = {
+    "async_sam",
+    "fisher_sam",
+    "friendly_sam",
+    "looksam",
+    "momentum_sam",
+    "s2_sam",
+    "vasso",
+}
+REMEMBERING = {"previous_batch", "while_large", *KEEPING}
+ONE_PASS = {"lpf_sgd", "momentum_sam", "random_perturbation", "s2_sam"}
+RANDOM = {"lpf_sgd", "random_perturbation", "rwp", "with_probability"}
+# These climb along something that was seen before this step's first gradient.
+STALE = {"async_sam"}
 
 # A step at which every schedule of the list looks uphill.
 BUSY = 12

@@ -17,7 +17,23 @@ from torch import Tensor
 
 from flatminima.vector import Scale, Vector
 
-__all__ = ["Radius", "Scaling", "adaptive", "normalized", "projected", "random", "unnormalized"]
+__all__ = [
+    "Radius",
+    "Scaling",
+    "adaptive",
+    "centralized",
+    "fisher",
+    "layerwise",
+    "noise",
+    "normalized",
+    "outlying",
+    "projected",
+    "random",
+    "shortened",
+    "topmost",
+    "unnormalized",
+    "within_budget",
+]
 
 Radius = float | Tensor | tuple[float | Tensor, ...]
 Scaling = Literal["element", "filter", "layer"]
@@ -144,6 +160,215 @@ def adaptive(
     )
 
 
+def shortened(w: Vector, g: Vector, rho: Radius, *, alpha: float) -> Vector:
+    """SAM's displacement, less a step downhill (SAGM).
+
+        e = (rho / ||g|| - alpha) g
+
+    Args:
+        w: The weights, which do not matter here.
+        g: The gradient at `w`.
+        rho: The radius.
+        alpha: The step downhill, in units of a learning rate.
+
+    Returns:
+        The displacement, shaped like `w`; 0 if `g` is 0 or not finite.
+
+    Source: Wang et al., CVPR 2023 (sharpness-aware gradient matching).
+    Cost: two passes over the parameters; no gradient.
+
+    Example:
+        >>> w, g = Vector([torch.zeros(2)]), Vector([torch.tensor([3.0, 4.0])])
+        >>> shortened(w, g, 0.5, alpha=0.01).parts[0]
+        tensor([0.2700, 0.3600])
+    """
+    g = moved(g, rho)
+    return normalized(w, g, rho) - unnormalized(w, g, alpha)
+
+
+def layerwise(w: Vector, g: Vector, rho: Radius) -> Vector:
+    """A displacement of each tensor in proportion to that tensor's own size (AWP).
+
+        e_l = rho ||w_l|| g_l / ||g_l||,   l = one tensor after the other
+
+    Args:
+        w: The weights.
+        g: The gradient at `w`.
+        rho: The radius, a multiple of each tensor's norm (no unit).
+
+    Returns:
+        The displacement, shaped like `w`; 0 where `g_l` is 0, and everywhere if `g` is not finite.
+
+    Source: Wu et al., NeurIPS 2020 (adversarial weight perturbation).
+    Cost: three passes over the parameters; no gradient.
+
+    Example:
+        >>> w, g = Vector([torch.tensor([3.0, 4.0])]), Vector([torch.tensor([0.0, 9.0])])
+        >>> layerwise(w, g, 0.1).parts[0]
+        tensor([0.0000, 0.5000])
+    """
+    g = moved(g, rho)
+    finite = g.norm().isfinite()
+    radii = rho if isinstance(rho, tuple) else (rho,) * len(g)
+    rows = zip(w.parts, g.parts, radii, strict=True)
+    return g * tuple(
+        0.0 if part is None or weight is None else _share(weight, part, radius, finite)
+        for weight, part, radius in rows
+    )
+
+
+def topmost(w: Vector, g: Vector, rho: Radius, *, share: float) -> Vector:
+    """SAM's displacement on the coordinates of largest gradient only (sparse SAM).
+
+        e = rho h / ||h||,   h = g where |g| is among the largest `share` of all, 0 elsewhere
+
+    Args:
+        w: The weights, which do not matter here.
+        g: The gradient at `w`.
+        rho: The radius: the length of the displacement.
+        share: Which share of the coordinates moves, 0 < share <= 1, all parameters together; ties
+            at the edge move as well.
+
+    Returns:
+        The displacement, shaped like `w`; 0 if `g` is 0 or not finite.
+
+    Source: Mi et al., NeurIPS 2022 (sparse SAM); the mask is made anew at every step.
+    Cost: a selection over all coordinates, of any number; no gradient.
+
+    Example:
+        >>> w, g = Vector([torch.zeros(4)]), Vector([torch.tensor([3.0, 0.1, -4.0, 0.2])])
+        >>> topmost(w, g, 0.5, share=0.5).parts[0]
+        tensor([ 0.3000,  0.0000, -0.4000,  0.0000])
+    """
+    g = moved(g, rho)
+    if not g.tensors:
+        return g
+    first = g.tensors[0]
+    rows = torch.cat([part.abs().flatten().to(first) for part in g.tensors])
+    edge = rows.kthvalue(len(rows) - math.ceil(share * len(rows)) + 1).values
+    h = g.map(lambda part: torch.where(part.abs() >= edge.to(part), part, 0.0))
+    return h * _radius(rho, h.norm(), unless=g.norm())
+
+
+def outlying(w: Vector, g: Vector, rho: Radius, *, quantile: float) -> Vector:
+    """SAM's displacement on the coordinates whose gradient stands out in its tensor (ZSharp).
+
+        e = rho h / ||h||,   h = g where |z| is at or above its quantile, 0 elsewhere,
+        z = (g - mean g) / std g  within each tensor;   h = g if that leaves nothing
+
+    Args:
+        w: The weights, which do not matter here.
+        g: The gradient at `w`.
+        rho: The radius: the length of the displacement, over all parameters together.
+        quantile: Which share of each tensor stays, 0 <= quantile < 1. Since dividing by a tensor's
+            deviation changes no order within it, no deviation is taken, and a tensor of one
+            coordinate always moves.
+
+    Returns:
+        The displacement, shaped like `w`; 0 if `g` is 0 or not finite.
+
+    Source: Yun 2025, "Sharpness-Aware Minimization with Z-Score Gradient Filtering for Neural
+        Networks".
+    Cost: a selection over each tensor, of any size; no gradient.
+
+    Example:
+        >>> w, g = Vector([torch.zeros(4)]), Vector([torch.tensor([0.1, 0.2, 9.0, 0.0])])
+        >>> outlying(w, g, 0.5, quantile=0.9).parts[0]
+        tensor([0.0000, 0.0000, 0.5000, 0.0000])
+    """
+    g = moved(g, rho)
+    h = g.map(lambda part: _standing_out(part, quantile))
+    nothing = h.norm() == 0
+    h = g.map(lambda whole, kept: torch.where(nothing.to(whole.device), whole, kept), h)
+    return h * _radius(rho, h.norm(), unless=g.norm())
+
+
+def centralized(w: Vector, g: Vector, rho: Radius) -> Vector:
+    """SAM's displacement along the centralised gradient (GCSAM).
+
+        e = rho h / ||h||,   h = g less its mean over all axes but the first
+
+    Args:
+        w: The weights, which do not matter here.
+        g: The gradient at `w`; vectors and numbers in it are not centralised.
+        rho: The radius: the length of the displacement, after the mean is taken off.
+
+    Returns:
+        The displacement, shaped like `w`; 0 if `h` is 0 or not finite.
+
+    Source: "GCSAM: Gradient Centralized Sharpness Aware Minimization", 2025; class SAMGC of
+        lhchau/sam-hessian.
+    Cost: two passes over the parameters; no gradient.
+
+    Example:
+        >>> w, g = Vector([torch.zeros(1, 2)]), Vector([torch.tensor([[1.0, 3.0]])])
+        >>> centralized(w, g, 1.0).parts[0]
+        tensor([[-0.7071,  0.7071]])
+    """
+    return normalized(w, g.map(centred), rho)
+
+
+def within_budget(w: Vector, g: Vector, rho: Radius, *, budget: float) -> Vector:
+    """SAM's displacement, as long as the loss is to grow by, to first order (LE-SAM).
+
+        e = min(budget / ||g||, rho) g / ||g||,   so that  <g, e> = budget  while  ||e|| < rho
+
+    Args:
+        w: The weights, which do not matter here.
+        g: The gradient at `w`.
+        rho: The largest radius.
+        budget: By how much the loss is to grow; it follows the scale of the loss.
+
+    Returns:
+        The displacement, shaped like `w`; 0 if `g` is 0 or not finite.
+
+    Source: Wang et al., ICML 2026, "Fix the Loss, Not the Radius: Rethinking the Adversarial
+        Perturbation of SAM".
+    Differs: a small number is added to ||g|| there; the largest radius makes that unnecessary.
+    Cost: one pass over the parameters; no gradient.
+
+    Example:
+        >>> w, g = Vector([torch.zeros(2)]), Vector([torch.tensor([3.0, 4.0])])
+        >>> within_budget(w, g, 1.0, budget=0.5).norm()
+        tensor(0.1000)
+    """
+    g = moved(g, rho)
+    limit = budget / g.norm()
+    if not isinstance(rho, tuple):
+        return normalized(w, g, _least(limit, rho))
+    least = {radius: _least(limit, radius) for radius in set(rho) if not _is_zero(radius)}
+    return normalized(w, g, tuple(least.get(radius, 0.0) for radius in rho))
+
+
+def fisher(w: Vector, g: Vector, rho: Radius, *, squares: Vector, eta: float) -> Vector:
+    """The displacement that is worst within a ball of the diagonal Fisher metric (Fisher-SAM).
+
+        e = rho h / sqrt(<g, h>),   h = g / (1 + eta s)
+
+    Args:
+        w: The weights, which do not matter here.
+        g: The gradient at `w`.
+        rho: The radius, in the metric 1 + eta s.
+        squares: s, an estimate of the mean squared gradient, shaped like `g`.
+        eta: How far the metric is the Fisher's; 0 is SAM.
+
+    Returns:
+        The displacement, shaped like `w`; 0 if `g` is 0 or not finite.
+
+    Source: Kim et al. 2022, arXiv:2206.04920; the form 1 + eta s is that of
+        johnjaejunlee95/torch-unified-SAM-optimization.
+    Cost: three passes over the parameters; no gradient.
+
+    Example:
+        >>> g = Vector([torch.tensor([3.0, 4.0])])
+        >>> fisher(g, g, 0.5, squares=g, eta=0.0).parts[0]
+        tensor([0.3000, 0.4000])
+    """
+    g = moved(g, rho)
+    h = g.map(lambda part, square: part / (1.0 + eta * square), squares.only(g.present))
+    return h * _radius(rho, g.dot(h).sqrt())
+
+
 def random(w: Vector, g: Vector, rho: Radius, *, generator: torch.Generator) -> Vector:
     """A displacement of fixed length in a random direction: the control for the ascent.
 
@@ -168,6 +393,36 @@ def random(w: Vector, g: Vector, rho: Radius, *, generator: torch.Generator) -> 
     """
     z = moved(g, rho).randn_like(generator)
     return z * _radius(rho, z.norm())
+
+
+def noise(w: Vector, g: Vector, rho: Radius, *, generator: torch.Generator) -> Vector:
+    """Gaussian noise in proportion to the norm of each filter.
+
+        e = rho t z,   t = the norm of each weight's output row,   z ~ N(0, I)
+
+    Args:
+        w: The weights.
+        g: Which parameters move: those that have a gradient; 0 everywhere or not finite: none.
+        rho: The noise's standard deviation, as a share of the filter's norm (no unit).
+        generator: Where the draw comes from; on the CPU.
+
+    Returns:
+        The displacement, shaped like `w`.
+
+    Source: Li et al. 2022, "Efficient Generalization Improvement Guided by Random Weight
+        Perturbation"; Bisla et al., AISTATS 2022.
+    Cost: one draw per parameter, made on the CPU so that every device sees the same; no gradient.
+
+    Example:
+        >>> w = Vector([torch.zeros(2, 3)])
+        >>> noise(w, w, 0.01, generator=torch.Generator()).norm()
+        tensor(0.)
+    """
+    g = moved(g, rho)
+    z = g.randn_like(generator)
+    return z.map(
+        lambda part, weight: size(weight, "filter", 0.0) * part, w.only(g.present)
+    ) * _radius(rho, g.norm(), unit=True)
 
 
 def projected(e: Vector, rho: Radius) -> Vector:
@@ -262,6 +517,45 @@ def size(weight: Tensor, scale: Scaling, eta: float) -> Tensor:
     return (
         torch.linalg.vector_norm(weight, dim=axes, keepdim=True) if axes else weight.abs()
     ) + eta
+
+
+def centred(part: Tensor) -> Tensor:
+    """A gradient less its mean over all axes but the first; a vector stays as it is.
+
+    Args:
+        part: The gradient of one parameter.
+
+    Returns:
+        The centralised gradient.
+
+    Example:
+        >>> centred(torch.tensor([[1.0, 3.0]]))
+        tensor([[-1.,  1.]])
+    """
+    axes = tuple(range(1, part.dim()))
+    return part - part.mean(dim=axes, keepdim=True) if axes else part
+
+
+def _standing_out(part: Tensor, quantile: float) -> Tensor:
+    """The coordinates that are furthest from the mean, and 0 elsewhere."""
+    away = (part - part.mean()).abs()
+    # not torch.quantile, which takes 16 million numbers at most
+    edge = away.flatten().kthvalue(math.ceil(quantile * (part.numel() - 1)) + 1).values
+    return torch.where(away >= edge, part, 0.0)
+
+
+def _share(weight: Tensor, part: Tensor, rho: float | Tensor, finite: Tensor) -> float | Tensor:
+    """What to multiply one tensor's gradient by, so that it is `rho` times the weight's norm."""
+    if _is_zero(rho):
+        return 0.0
+    wide = torch.float64 if part.dtype == torch.float64 else torch.float32
+    norm = torch.linalg.vector_norm(part, dtype=wide)
+    own = torch.linalg.vector_norm(weight, dtype=wide)
+    return torch.where(finite.to(norm.device) & (norm > 0), rho * own / norm, 0.0)
+
+
+def _least(limit: Tensor, rho: float | Tensor) -> Tensor:
+    return torch.minimum(limit, torch.as_tensor(rho, dtype=limit.dtype, device=limit.device))
 
 
 def _nonzero(norm: Tensor) -> Tensor:

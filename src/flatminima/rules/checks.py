@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["check_finite", "check_rule", "check_whole"]
+__all__ = ["check_decay", "check_finite", "check_rule", "check_whole"]
 
 
 def check_whole(**values: int) -> None:
@@ -19,6 +19,19 @@ def check_whole(**values: int) -> None:
     for name, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+
+
+def check_decay(decay: float) -> None:
+    """Refuse what is no weight of the past in a running mean.
+
+    Args:
+        decay: The weight.
+
+    Raises:
+        ValueError: If it is not within [0, 1).
+    """
+    if not 0.0 <= decay < 1.0:
+        raise ValueError(f"decay must be within [0, 1), got {decay}")
 
 
 def check_finite(**values: float) -> None:

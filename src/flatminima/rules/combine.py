@@ -7,15 +7,19 @@ from collections.abc import Collection, Mapping
 import torch
 
 from flatminima import regions
+from flatminima.perturb import centred
 from flatminima.regions import Region
 from flatminima.vector import Vector
 
 __all__ = [
+    "centralized",
     "clipped",
+    "forgetful",
     "lerp",
     "perturbed_direction",
     "perturbed_magnitude",
     "regionwise",
+    "renormalized",
     "rescaled_by_region",
     "surrogate_gap",
 ]
@@ -63,6 +67,46 @@ def surrogate_gap(g: Vector, p: Vector, *, alpha: float) -> Vector:
         tensor([ 2.0000, -0.5000])
     """
     return p - alpha * (g - g.onto(p))
+
+
+def renormalized(g: Vector, p: Vector) -> Vector:
+    """The perturbed gradient at the length of the current one (StableSAM).
+
+        d = p ||g|| / ||p||
+
+    Args:
+        g: The current gradient.
+        p: The perturbed gradient.
+
+    Returns:
+        The direction; 0 if `p` is 0.
+
+    Example:
+        >>> g, p = Vector([torch.tensor([1.0, 0.0])]), Vector([torch.tensor([3.0, 4.0])])
+        >>> renormalized(g, p).parts[0]
+        tensor([0.6000, 0.8000])
+    """
+    norm = p.norm()
+    return p * torch.where(norm == 0, 0.0, g.norm() / norm)
+
+
+def centralized(g: Vector, p: Vector) -> Vector:
+    """The perturbed gradient less its mean over all axes but the first (GCSAM).
+
+        d = p - mean p,   by output row
+
+    Args:
+        g: The current gradient, which does not matter here.
+        p: The perturbed gradient.
+
+    Returns:
+        The direction; vectors are not centralised.
+
+    Example:
+        >>> centralized(Vector([None]), Vector([torch.tensor([[1.0, 3.0]])])).parts[0]
+        tensor([[-1.,  1.]])
+    """
+    return p.map(centred)
 
 
 def perturbed_magnitude(g: Vector, p: Vector) -> Vector:
@@ -166,6 +210,31 @@ def rescaled_by_region(g: Vector, p: Vector, *, factor: Mapping[Region, float]) 
         tensor([2.0000, 0.2500])
     """
     return p * regions.factors(g, p, factor)
+
+
+def forgetful(g: Vector, p: Vector, *, strength: float) -> Vector:
+    """The perturbed gradient, its reversed part rescaled to a share of the rest's length.
+
+        d = l + strength ||l|| / ||h|| h,   h = p where it is reversed, l = p elsewhere
+
+    Args:
+        g: The current gradient.
+        p: The perturbed gradient.
+        strength: The length of the reversed part, over that of the rest.
+
+    Returns:
+        The direction; `p` if nothing is reversed.
+
+    Example:
+        >>> g, p = Vector([torch.tensor([1.0, 1.0])]), Vector([torch.tensor([4.0, -1.0])])
+        >>> forgetful(g, p, strength=0.5).parts[0]
+        tensor([ 4., -2.])
+    """
+    reverse = {Region.REVERSED_STEEPER, Region.REVERSED_GENTLER}
+    h = regions.where(g, p, reverse, p, p.zeros_like())
+    rest = p - h
+    norm = h.norm()
+    return rest + h * torch.where(norm == 0, 0.0, strength * rest.norm() / norm)
 
 
 def legacy_regionwise(g: Vector, p: Vector, *, chosen: Collection[Region]) -> Vector:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from flatminima.rules.checks import check_rule, check_whole
+from flatminima.rules.checks import check_decay, check_rule, check_whole
 from flatminima.rules.rule import HERE, Conversation, Look, Rule, Talk, member, resumed
 from flatminima.vector import Vector
 
@@ -296,8 +296,7 @@ def while_large(rule: Rule, threshold: float | Linear = 0.0, *, decay: float = 0
         >>> adaptive = while_large(sam(rho=0.1), Linear(start=1.0, end=0.0, steps=1000))
     """
     check_rule(rule)
-    if not 0.0 <= decay < 1.0:
-        raise ValueError(f"decay must be within [0, 1), got {decay}")
+    check_decay(decay)
 
     def talk(look: Look) -> Talk:
         memory = look.remembered("while_large")
