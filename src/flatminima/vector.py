@@ -15,12 +15,12 @@ Norms and dot products are accumulated in float32 at least, on the device, witho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias, Union
+from typing import Any, TypeAlias, Union
 
 import torch
 from torch import Tensor
 
-__all__ = ["Part", "Scale", "Vector", "copy_each"]
+__all__ = ["Part", "Scale", "Vector", "copy_each", "is_sharded"]
 
 Part: TypeAlias = Tensor | None
 Scale: TypeAlias = Union[float, Tensor, "tuple[float | Tensor, ...]"]
@@ -165,7 +165,10 @@ class Vector:
         if other is self and not any(part.requires_grad for part in self.tensors):
             return self.norm().square()
         pairs = zip(self.parts, self._matching(other).parts, strict=True)
-        terms = [_dot(a, b) for a, b in pairs if a is not None and b is not None]
+        there = [(a, b) for a, b in pairs if a is not None and b is not None]
+        if any(is_sharded(a) for a, _ in there):
+            return _sharded_dot(there)
+        terms = [_dot(a, b) for a, b in there]
         return _together(terms).sum()
 
     def norm(self, p: float = 2.0) -> Tensor:
@@ -187,7 +190,11 @@ class Vector:
             norm = Vector(self._base).norm(p)
             size = torch.as_tensor(self._scale, dtype=norm.dtype, device=norm.device).abs()
             return torch.where(size == 0, 0.0, size * norm)
-        norms = [norm for tensors in _by_kind(self.tensors) for norm in _norms(tensors, p)]
+        present = self.tensors
+        if any(map(is_sharded, present)):
+            norms = _sharded_norms(present, p)
+        else:
+            norms = [norm for tensors in _by_kind(present) for norm in _norms(tensors, p)]
         norm = torch.linalg.vector_norm(_together(norms), p)
         if p == 2.0:
             self._norm = norm
@@ -255,12 +262,7 @@ class Vector:
         Returns:
             The random vector; `None` stays `None`.
         """
-        return Vector(
-            None
-            if part is None
-            else torch.randn(part.shape, generator=generator, dtype=_wide(part.dtype)).to(part)
-            for part in self.parts
-        )
+        return Vector(None if part is None else _drawn(part, generator) for part in self.parts)
 
     # ------------------------------------------------------------------------ how the parts combine
 
@@ -413,8 +415,101 @@ def _norms(tensors: list[Tensor], p: float) -> Iterable[Tensor]:
 
 def copy_each(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     """Copy each source into its target, in place, by one fused kernel where there is one."""
+    if any(map(is_sharded, targets)):  # this one kernel does not know them
+        targets, sources = [_local(tensor) for tensor in targets], [_local(t) for t in sources]
     if targets:
         torch._foreach_copy_(targets, sources)  # pyright: ignore
+
+
+# ------------------------------------------------------------------------------ sharded parameters
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a `DTensor`, of which this process holds a part.
+
+    Args:
+        tensor: A tensor.
+
+    Returns:
+        The answer, without importing what only sharded training needs.
+    """
+    kind = type(tensor)
+    return kind is not Tensor and kind is not torch.nn.Parameter and hasattr(tensor, "placements")
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This process's part, which shares its memory."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # pyright: ignore
+
+
+def _whole(tensor: Any, like: Any | None = None) -> Any:  # noqa: ANN401 - DTensor is not imported
+    """A `DTensor` without pending sums, or placed like another one."""
+    from torch.distributed.tensor import Replicate
+
+    if like is not None:
+        return tensor.redistribute(like.device_mesh, like.placements)
+    places = [Replicate() if place.is_partial() else place for place in tensor.placements]
+    return tensor.redistribute(placements=places)
+
+
+def _drawn(like: Any, generator: torch.Generator) -> Tensor:  # noqa: ANN401 - DTensor is not imported
+    """A normal draw where `like` is; of a `DTensor` every process keeps its part."""
+    values = torch.randn(like.shape, generator=generator, dtype=_wide(like.dtype))
+    if not is_sharded(like):
+        return values.to(like)
+    from torch.distributed.tensor import distribute_tensor
+
+    values = values.to(like.device, like.dtype)  # the same on all ranks: nothing is sent
+    return distribute_tensor(values, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _from_all(local: Tensor, like: Any) -> Tensor:  # noqa: ANN401 - DTensor is not imported
+    """The 0-d results of all processes that hold another part than this one, in one tensor."""
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    places = [Shard(0) if place.is_shard() else Replicate() for place in like.placements]
+    return DTensor.from_local(local.reshape(1), like.device_mesh, places).full_tensor()
+
+
+def _by_place(tensors: list[Any]) -> list[list[int]]:
+    """The indices of tensors that are cut in the same way, or not at all."""
+    places: dict[object, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        cut = is_sharded(tensor)
+        key = (
+            (tensor.device_mesh, tuple(place.is_shard() for place in tensor.placements))
+            if cut
+            else None
+        )
+        places.setdefault(key, []).append(index)
+    return list(places.values())
+
+
+def _sharded_norms(tensors: list[Tensor], p: float) -> list[Tensor]:
+    """Norms of which the norm is the whole one: one exchange for all that are cut alike."""
+    tensors = [_whole(tensor) if is_sharded(tensor) else tensor for tensor in tensors]
+    norms: list[Tensor] = []
+    for indices in _by_place(tensors):
+        first = tensors[indices[0]]
+        parts = [part for part in (_local(tensors[i]) for i in indices) if part.numel()]
+        here = [norm for kind in _by_kind(parts) for norm in _norms(kind, p)]
+        if is_sharded(first):
+            wide = _together(here).to(first.device, _wide(first.dtype))
+            norms.extend(_from_all(torch.linalg.vector_norm(wide, p), first).unbind())
+        else:
+            norms.extend(here)
+    return norms
+
+
+def _sharded_dot(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The inner product, with one exchange for all that are cut alike."""
+    pairs = [(_whole(a), _whole(b, _whole(a))) if is_sharded(a) else (a, b) for a, b in pairs]
+    terms: list[Tensor] = []
+    for indices in _by_place([a for a, _ in pairs]):
+        first = pairs[indices[0]][0]
+        here = _together([_dot(_local(a), _local(b)) for a, b in (pairs[i] for i in indices)]).sum()
+        terms.extend(_from_all(here, first).unbind() if is_sharded(first) else [here])
+    return _together(terms).sum()
 
 
 def _filled(function: Callable[..., Tensor], row: tuple[Part, ...]) -> Part:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flatminima.engine.buffers import Buffers
+from flatminima.engine.distributed import Ranks, Sync
 from flatminima.engine.groups import groups
 from flatminima.engine.msam import Engine, Grouped
 from flatminima.engine.observe import Observer, Step
@@ -52,7 +53,8 @@ class SharpnessAware:
         memory_limit: Bytes that `batched` may keep between its passes; it then takes fewer groups
             at a time.
         sync: Over which examples the ascent gradient is taken when there are several processes:
-            `global`, all.
+            `global`, all; `replica`, each rank its own, with one reduction, of the direction (needs
+            a model in `DistributedDataParallel`).
         same_noise: Whether every pass draws the same dropout masks. The random state after a step
             is the same either way: that after one pass.
         ascent_weight_decay: Added to the ascent gradient as `ascent_weight_decay * w`, for sources
@@ -88,7 +90,7 @@ class SharpnessAware:
         m: int | None = None,
         engine: Engine = "auto",
         memory_limit: float | None = None,
-        sync: Literal["global"] = "global",
+        sync: Sync = "global",
         same_noise: bool = True,
         ascent_weight_decay: float = 0.0,
         observe: Iterable[Observer] = (),
@@ -96,8 +98,6 @@ class SharpnessAware:
         check_rule(rule)
         if m is not None and (not isinstance(m, int) or isinstance(m, bool) or m < 1):
             raise ValueError(f"m must be a positive whole number or None, got {m!r}")
-        if sync != "global":
-            raise ValueError(f"sync must be 'global', got {sync!r}")
         if not isinstance(ascent_weight_decay, int | float):
             raise TypeError(f"ascent_weight_decay must be a number, got {ascent_weight_decay!r}")
         if not 0.0 <= ascent_weight_decay < math.inf:
@@ -113,10 +113,12 @@ class SharpnessAware:
         self.m = m
         self.ascent_weight_decay = ascent_weight_decay
         self.observe = tuple(observers)
+        buffers = Buffers(model)
+        self._ranks = Ranks(model, parameters.tensors, sync, buffers)
         self._body = Body(
             parameters=parameters,
-            weights=Weights(parameters.tensors),
-            buffers=Buffers(model),
+            weights=Weights(parameters.tensors, self._ranks.reshard),
+            buffers=buffers,
             generator=torch.Generator().manual_seed(torch.initial_seed()),
             same_noise=same_noise,
         )
@@ -176,10 +178,13 @@ class SharpnessAware:
     ) -> Tensor:
         """One step: the direction goes into `.grad`, and an error leaves no trace."""
         params = self._body.parameters
-        kept = [param.grad for param in params.tensors]
+        self._ranks.agree(self._body.generator)
+        kept = params.grads
         memory, random = copied(self._memory), self._body.generator.get_state()
         try:
-            loss, direction = conversed()
+            with self._ranks.passes():
+                loss, direction = conversed()
+            direction = self._ranks.reduced(kept, direction)
         except BaseException:  # as if the step had not been
             params.put(kept)
             self._memory = memory
@@ -223,6 +228,7 @@ class SharpnessAware:
         memory = unpacked(state["memory"], self._body.parameters.tensors)
         self._body.generator.set_state(state["generator"].cpu())
         self._memory, self._step = memory, state["step"]
+        self._ranks.forget()
         self._grouped.verdicts.update(state.get("engines", {}))
 
     def __repr__(self) -> str:

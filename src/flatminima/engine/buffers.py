@@ -47,6 +47,11 @@ class Buffers:
     _called: dict[nn.Module, None] = field(default_factory=dict)
     _versions: dict[tuple[nn.Module, str], tuple[Tensor, int]] = field(default_factory=dict)
 
+    @property
+    def called(self) -> list[nn.Module]:
+        """The modules that the last step called, where no model is known."""
+        return list(self._called)
+
     @contextmanager
     def watched(self) -> Generator[None]:
         """Note, during the first pass, which modules there are and what of them moves."""

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from flatminima.rules.rule import Length, check_radius
+from flatminima.vector import is_sharded
 
 __all__ = ["Parameters", "Target"]
 
@@ -77,6 +78,27 @@ class Parameters:
     def trainable(self) -> list[Tensor]:
         """Those that want a gradient now."""
         return [tensor for tensor in self.tensors if tensor.requires_grad]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether there are `DTensor`s among them."""
+        return any(map(is_sharded, self.tensors))
+
+    @property
+    def inputs(self) -> list[Tensor] | None:
+        """Whom a backward pass gives gradients; `None` is everybody in the graph.
+
+        Sharded parameters are not found there: FSDP2 puts gathered ones in their place.
+        """
+        return None if self.sharded else self.trainable
+
+    @property
+    def grads(self) -> list[Tensor | None]:
+        """Every `.grad`, in memory of its own: DDP's buckets are written again by the next pass."""
+        return [
+            grad.clone() if grad is not None and grad._is_view() else grad
+            for grad in (tensor.grad for tensor in self.tensors)
+        ]
 
 
 def _items(target: Target) -> list[Any]:

@@ -77,7 +77,7 @@ class Call:
             scale = self.scaler.scale(torch.ones((), device=loss.device))
             loss = self.scaler.scale(loss)
         if self.backward_fn is None:
-            loss.backward(inputs=parameters.trainable)
+            loss.backward(inputs=parameters.inputs)
         else:
             self.backward_fn(loss)
         return clean, scale
@@ -217,7 +217,7 @@ class Passes(ExitStack):
         return loss
 
     def _collected(self) -> Vector:
-        gradient = Vector(_dense(param.grad) for param in self.body.parameters.tensors)
+        gradient = Vector(map(_dense, self.body.parameters.grads))
         self.body.parameters.clear()
         raw = gradient
         if self._scale is not None:

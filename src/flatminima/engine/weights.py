@@ -6,7 +6,7 @@ The copies are kept from step to step, and only of parameters that move.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -25,6 +25,7 @@ class Weights:
 
     Args:
         params: The parameters, in the order of the vectors' parts.
+        moved: Called whenever the weights have moved, for whoever keeps a gathered copy of them.
 
     Example:
         >>> weight = torch.tensor([1.0])
@@ -36,6 +37,7 @@ class Weights:
     """
 
     params: Sequence[Tensor]
+    moved: Callable[[], None] = lambda: None
     _copies: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
 
     @contextmanager
@@ -53,20 +55,22 @@ class Weights:
         if isinstance(e, Here):
             yield
             return
-        moved = [index for index in range(len(e)) if not e.is_absent(index)]
-        weights = [self.params[index].detach() for index in moved]
-        copies = [self._copy(index) for index in moved]
+        away = [index for index in range(len(e)) if not e.is_absent(index)]
+        weights = [self.params[index].detach() for index in away]
+        copies = [self._copy(index) for index in away]
         with torch.no_grad():
             copy_each(copies, weights)
         try:
             e.add_to([param.detach() for param in self.params])
             del e
             torch.clear_autocast_cache()  # it holds casts of the weights by their address
+            self.moved()
             yield
         finally:
             with torch.no_grad():
                 copy_each(weights, copies)
             torch.clear_autocast_cache()
+            self.moved()
 
     def _copy(self, index: int) -> Tensor:
         """The copy's place for one parameter, made when it is first needed."""
