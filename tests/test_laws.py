@@ -15,10 +15,10 @@ from nets import same_bits
 from torch import Tensor
 
 import flatminima as fm
-from flatminima import Region, Vector
+from flatminima import HERE, Region, Vector, perturb
 from flatminima.engine.observe import Step
 from flatminima.rules.combine import lerp
-from flatminima.rules.rule import Look, Rule
+from flatminima.rules.rule import Look, Rule, Talk
 from flatminima.rules.schedule import Cosine, Linear
 
 EVERYWHERE = set(Region)
@@ -248,6 +248,16 @@ def test_plain_sam_does_see_it():
 
 # --------------------------------------------------------------------- members that are one another
 
+
+def backwards(look: Look) -> Talk:
+    """Against the direction of the step before."""
+    memory = look.remembered("backwards")
+    before = memory.get("d")
+    at = HERE if before is None else -perturb.normalized(look.w, before, look.rho)
+    memory["d"] = yield at
+    return memory["d"]
+
+
 IDENTICAL = {
     "gsam at alpha=0 is sam": (fm.gsam(RHO, alpha=0.0), fm.sam(RHO)),
     "wsam at gamma=1/2 is sam": (fm.wsam(RHO, gamma=0.5), fm.sam(RHO)),
@@ -280,6 +290,21 @@ IDENTICAL = {
         fm.sam(RHO),
     ),
     "a cosine of no steps is at its end": (fm.sam(Cosine(start=0, end=RHO, steps=0)), fm.sam(RHO)),
+    "friendly_sam without sigma is sam": (fm.friendly_sam(RHO, sigma=0.0), fm.sam(RHO)),
+    "vasso without a past is sam": (fm.vasso(RHO, theta=1.0), fm.sam(RHO)),
+    "looksam that looks at every step is sam": (fm.looksam(RHO, every=1), fm.sam(RHO)),
+    "looksam without alpha is periodic sam": (
+        fm.looksam(RHO, every=3, alpha=0.0),
+        fm.periodic(fm.sam(RHO), every=3),
+    ),
+    "a mask that lets all through is sam": (fm.ssam(RHO, share=1.0), fm.sam(RHO)),
+    "a quantile of 0 is sam": (fm.zsharp(RHO, quantile=0.0), fm.sam(RHO)),
+    "cr_sam without its terms is sam": (fm.cr_sam(RHO, gamma=0.0, beta=0.0), fm.sam(RHO)),
+    "momentum_sam without momentum looks back along the last direction": (
+        fm.momentum_sam(RHO, momentum=0.0),
+        fm.Conversation(backwards, RHO),
+    ),
+    "rwp of the noisy gradient alone is lpf_sgd": (fm.rwp(RHO, alpha=1.0), fm.lpf_sgd(RHO)),
     "the published 14 is the published 23": (
         fm.legacy_ckpt14(RHO),
         fm.legacy_hybrid(regions("23"), RHO),
@@ -292,6 +317,8 @@ PLAIN = {
     "the published hybrid of none": fm.legacy_hybrid(set(), RHO),
     "wsam at gamma=0": fm.wsam(RHO, gamma=0.0),
     "gradient_norm_penalty at alpha=0": fm.gradient_norm_penalty(RHO, alpha=0.0),
+    "rwp at alpha=0": fm.rwp(RHO, alpha=0.0),
+    "momentum_sam at rho=0": fm.momentum_sam(0.0),
     "an empty window": fm.window(fm.sam(RHO), start=0.5, end=0.5, steps=10),
     "a window that is still to come": fm.window(fm.sam(RHO), start=0.5, steps=10),
     "with probability 0": fm.with_probability(fm.sam(RHO), 0.0),
@@ -305,6 +332,22 @@ def test_these_two_are_one_bit_for_bit(name):
     assert same_bits(descended(one), descended(two))
 
 
+NEARLY = {
+    "a loss budget beyond the radius is sam": (fm.le_sam(RHO, budget=1e9), fm.sam(RHO)),
+    "sagm without alpha is half the penalty": (
+        fm.sagm(RHO, alpha=0.0),
+        fm.gradient_norm_penalty(RHO, alpha=0.5),
+    ),
+    "fisher_sam without the metric is sam": (fm.fisher_sam(RHO, eta=0.0), fm.sam(RHO)),
+}
+
+
+@pytest.mark.parametrize("name", NEARLY)
+def test_these_two_are_one_up_to_the_order_of_operations(name):
+    one, two = NEARLY[name]
+    torch.testing.assert_close(descended(one), descended(two), rtol=1e-12, atol=1e-13)
+
+
 def test_the_rules_that_are_compared_differ_from_plain_descent():
     assert not same_bits(descended(fm.sam(RHO)), descended(None))
 
@@ -312,6 +355,24 @@ def test_the_rules_that_are_compared_differ_from_plain_descent():
 @pytest.mark.parametrize("name", PLAIN)
 def test_this_is_plain_descent_bit_for_bit(name):
     assert same_bits(descended(PLAIN[name]), descended(None))
+
+
+def test_stable_sam_and_fisher_sam_on_a_quadratic_are_in_closed_form():
+    a, w = quadratic()
+    g = a @ w
+    p = g + RHO * a @ g / g.norm()
+    stable = on_the_quadratic(fm.stable_sam(RHO))
+    torch.testing.assert_close(stable, p * g.norm() / p.norm(), rtol=1e-13, atol=0)
+    fisher = on_the_quadratic(fm.fisher_sam(RHO, eta=0.0))
+    torch.testing.assert_close(fisher, p, rtol=1e-13, atol=0)
+
+
+def test_the_second_difference_of_a_quadratic_is_zero_and_the_first_is_its_slope():
+    a, w = quadratic()
+    g = a @ w
+    change = RHO * a @ g / g.norm()
+    d = on_the_quadratic(fm.cr_sam(RHO, gamma=5.0, beta=0.5))
+    torch.testing.assert_close(d, g + change + 0.5 * 2.0 * change, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.7, 0.9, 0.95, 0.99])

@@ -16,12 +16,18 @@ from flatminima import Vector
 from flatminima.perturb import (
     Radius,
     adaptive,
+    centralized,
+    layerwise,
     moved,
+    noise,
     normalized,
+    outlying,
     projected,
     random,
     size,
+    topmost,
     unnormalized,
+    within_budget,
 )
 
 Perturb = Callable[[Vector, Vector, Radius], Vector]
@@ -34,6 +40,11 @@ PERTURBATIONS: dict[str, Perturb] = {
         for scale in ("element", "filter", "layer")
         for p in (2.0, math.inf)
     },
+    "layerwise": layerwise,
+    "centralized": centralized,
+    "topmost": partial(topmost, share=0.5),
+    "outlying": partial(outlying, quantile=0.8),
+    "within_budget": partial(within_budget, budget=1e3),
 }
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 every_perturbation = pytest.mark.parametrize("name", PERTURBATIONS)
@@ -264,6 +275,27 @@ def test_random_displacements_leave_out_what_has_no_gradient_or_no_radius():
     e = random(draw(), g, (0.3, 0.0, 0.3), generator=torch.Generator().manual_seed(1))
     assert [part is None for part in e.parts] == [True, True, False]
     assert flat(e).norm().item() == pytest.approx(0.3, rel=1e-12)
+
+
+def test_noise_is_in_proportion_to_the_filters_and_to_the_radius():
+    w = Vector([draw().parts[0] * torch.tensor([[1.0], [0.0], [10.0], [1.0]]).double()])
+    draws = [noise(w, w, rho, generator=torch.Generator().manual_seed(1)) for rho in (0.1, 0.2)]
+    one, two = (e.parts[0] for e in draws)
+    torch.testing.assert_close(2.0 * one, two)
+    z = Vector(w.parts).randn_like(torch.Generator().manual_seed(1)).parts[0]
+    torch.testing.assert_close(one, 0.1 * w.parts[0].norm(dim=1, keepdim=True) * z)
+
+
+@pytest.mark.parametrize("value", [0.0, math.inf, math.nan])
+def test_noise_stays_where_the_slope_is_nothing_or_not_finite(value):
+    g = draw().map(lambda part: torch.full_like(part, value))
+    assert flat(noise(draw(), g, 0.1, generator=torch.Generator())).eq(0.0).all()
+
+
+def test_noise_leaves_out_what_has_no_gradient_or_no_radius():
+    g = draw().only([False, True, True])
+    e = noise(draw(), g, (0.3, 0.0, 0.3), generator=torch.Generator().manual_seed(1))
+    assert [part is None for part in e.parts] == [True, True, False]
 
 
 def test_projecting_changes_nothing_within_the_ball():

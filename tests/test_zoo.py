@@ -10,6 +10,7 @@ import pytest
 import torch
 from nets import Counted, batches, loss_of, same_bits, smooth
 from talks import direction, talk, vector
+from test_memory import GROUPS, SLACK, buffers
 from torch import Tensor, nn
 
 import flatminima as fm
@@ -287,6 +288,44 @@ def test_fisher_sam_moves_by_rho_in_its_own_metric():
     e = perturb.fisher(g, g, 0.3, squares=s, eta=2.0)
     metric = 1.0 + 2.0 * only(s)
     assert float((metric * only(e) ** 2).sum().sqrt()) == pytest.approx(0.3)
+
+
+# ------------------------------------------------------------------------------------------ memory
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [fm.friendly_sam(0.1), fm.vasso(0.1), fm.async_sam(0.1), fm.fisher_sam(0.1)],
+    ids=str,
+)
+def test_one_vector_is_remembered_and_the_one_before_until_the_step_is_done(rule: Rule):
+    """During the pass, the copy of the weights, what is remembered, and what was remembered before,
+    for a step that raises. Before the pass, when there is no graph, what the displacement is made
+    of besides."""
+    during, ever = buffers(rule)
+    assert during <= 3.0 + SLACK
+    assert ever <= 5.0 + 2.0 / GROUPS + SLACK
+
+
+@pytest.mark.parametrize(
+    ("rule", "most"),
+    [(fm.looksam(0.1, every=1), 3.0), (fm.cr_sam(0.1), 3.0), (fm.rwp(0.1), 2.0)],
+    ids=["looksam", "cr_sam", "rwp"],
+)
+def test_these_keep_as_many_buffers_as_they_say(rule: Rule, most: float):
+    during, _ = buffers(rule)
+    assert most - 0.5 < during <= most + SLACK
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [fm.awp(0.1), fm.gcsam(0.1), fm.ssam(0.1), fm.zsharp(0.1), fm.le_sam(0.1)],
+    ids=str,
+)
+def test_a_mask_or_a_radius_is_let_go_of_before_the_second_pass(rule: Rule):
+    during, _ = buffers(rule)
+    kept = 2.0 if rule.__repr__().startswith("gcsam") else 1.0  # a combination keeps g
+    assert during <= kept + SLACK
 
 
 # ------------------------------------------------------------------------------------ combinations

@@ -163,7 +163,7 @@ def async_sam(rho: Length = 0.05) -> Conversation:
     Source: Jo et al. 2025, "Asynchronous Sharpness-Aware Minimization For Fast and Accurate Deep
         Learning".
     Differs: the authors compute g elsewhere at the same time; here one follows the other.
-    Cost: 2 gradients, 2 buffers.
+    Cost: 2 gradients, 3 buffers.
 
     Example:
         >>> async_sam(rho=0.1)

@@ -179,7 +179,7 @@ def cr_sam(rho: Length = 0.05, gamma: float = 0.1, beta: float = 0.1) -> Convers
 
     Source: Wu et al., AAAI 2024, "CR-SAM: Curvature Regularized Sharpness-Aware Minimization", as
         in the authors' code, which does not normalise the curvature term; class GEOSAM.
-    Cost: 3 gradients, 4 buffers.
+    Cost: 3 gradients, 3 buffers.
 
     Example:
         >>> cr_sam(beta=0.01)

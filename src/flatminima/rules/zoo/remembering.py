@@ -79,7 +79,7 @@ def vasso(rho: Length = 0.1, theta: float = 0.9) -> Conversation:
 
     Source: Li & Giannakis, NeurIPS 2023, "Enhancing Sharpness-Aware Optimization Through Variance
         Suppression", and the authors' code.
-    Cost: 2 gradients, 2 buffers.
+    Cost: 2 gradients, 3 buffers, one of them what was kept before, until the step is done.
 
     Example:
         >>> vasso(theta=0.4)
@@ -121,7 +121,7 @@ def friendly_sam(rho: Length = 0.05, sigma: float = 1.0, decay: float = 0.9) -> 
         ValueError: If `decay` is not within [0, 1), or `sigma` is not a finite number.
 
     Source: Li et al., CVPR 2024, "Friendly Sharpness-Aware Minimization", and the authors' code.
-    Cost: 2 gradients, 2 buffers.
+    Cost: 2 gradients, 3 buffers, one of them what was kept before, until the step is done.
 
     Example:
         >>> friendly_sam(rho=0.2)
@@ -165,7 +165,7 @@ def fisher_sam(rho: Length = 0.1, eta: float = 1.0, decay: float = 0.9) -> Conve
         ValueError: If `eta` is negative, or `decay` is not within [0, 1).
 
     Source: Kim et al. 2022, arXiv:2206.04920; the form 1 + eta s is the port's.
-    Cost: 2 gradients, 2 buffers.
+    Cost: 2 gradients, 3 buffers, one of them what was kept before, until the step is done.
 
     Example:
         >>> fisher_sam(decay=0.0)
