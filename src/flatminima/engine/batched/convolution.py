@@ -136,7 +136,7 @@ class Convolution(Layer):
             return y if shift is None else y + shift.to(y.dtype)
         if isinstance(weight.by, Dense):
             x = x.to(computed_in(x))
-            y = _PerGroup.apply(x, weight.value, weight.by.each, self.stencil)
+            y = _PerGroup.apply(x, weight.value, weight.by, self.stencil)
             return y if shift is None else y + shift.to(y.dtype)
         y = self.stencil.convolved(x, weight.value, bias)
         patches = self._patches(x, groups)
@@ -154,12 +154,13 @@ class _PerGroup(torch.autograd.Function):
     """(W + e_j) * x for the groups folded into channels; the gradient of W is the ordinary one."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, e: Tensor, stencil: Stencil) -> Tensor:  # noqa: ANN401
-        each = (weight + e).to(x.dtype).flatten(0, 1)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, e: Dense, stencil: Stencil) -> Tensor:  # noqa: ANN401
+        each = e.added_to(weight).to(x.dtype).flatten(0, 1)
+        groups = len(e.each)
         ctx.save_for_backward(x, weight, each)
-        ctx.stencil, ctx.groups = stencil, len(e)
+        ctx.stencil, ctx.groups = stencil, groups
         with torch.autocast(x.device.type, enabled=False):
-            return _unfolded(stencil.convolved(_folded(x, len(e)), each, None, len(e)), len(e))
+            return _unfolded(stencil.convolved(_folded(x, groups), each, None, groups), groups)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401

@@ -1,11 +1,12 @@
 """Which form a parameter's group gradients take: a choice of time and memory, never of the result.
 
-With n outer products of lengths p and d in a group, and the work of plain training on it (6 n d p)
-as the unit: outer products cost 6 n^2 (p + d) beside it, and the dense form 2 n d p. So
+With n outer products of lengths p and d in a group, outer products cost 6 n^2 (p + d) operations
+beside the work of plain training, 6 n d p. The dense form costs 2 n d p, and passes over tensors of
+d p numbers for each group, which take longer than that as long as n is below some hundreds. So
 
-    outer products  iff  3 n (p + d) < p d
+    outer products  iff  n (p + d) < p d
 
-which for square layers is n < d / 6.
+which for square layers is n < d / 2.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ def prefers_rows(n: int, p: int, d: int) -> bool:
         The verdict; with `n = 1` always true, since a single product is smaller than what it makes.
 
     Example:
-        >>> prefers_rows(64, 512, 512), prefers_rows(128, 512, 512)
+        >>> prefers_rows(128, 512, 512), prefers_rows(256, 512, 512)
         (True, False)
     """
     choice = _forced.get()
     if choice is not None:
         return choice == "rows"
-    return n == 1 or 3 * n * (p + d) < p * d
+    return n == 1 or n * (p + d) < p * d
 
 
 @contextmanager

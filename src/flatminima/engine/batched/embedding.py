@@ -57,7 +57,7 @@ class Embedding(Layer):
             y = _gathered(weight.value, places)
             return layout.flat(y.unflatten(1, tokens.shape[1:]))
         if isinstance(weight.by, Dense):
-            e = _gathered(weight.by.each, places)
+            e = _gathered(weight.by.multiplied(), places)
         else:
             parts = [rows.looked_up(places) for rows in weight.rows]
             e = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]

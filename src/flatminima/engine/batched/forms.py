@@ -20,25 +20,40 @@ __all__ = ["Dense", "Form", "Rows", "joined"]
 
 @dataclass(frozen=True)
 class Dense:
-    """Something of the parameter's shape for each group: a gradient, or a displacement."""
+    """Something of the parameter's shape for each group: a gradient, or a displacement.
 
-    each: Tensor  # (groups, *shape)
+    Args:
+        each: What it is, up to a factor, (groups, *shape).
+        c: The factor of each group, (groups,); `None` for 1. It waits until the parameter is added,
+            which saves a pass over a tensor of this size.
+    """
+
+    each: Tensor
+    c: Tensor | None = None
 
     def squares(self, t: Tensor | None) -> Tensor:
         """||t G_j||^2 for each group, accumulated in float32 at least."""
         scaled = self.each if t is None else self.each * t
-        return torch.linalg.vector_norm(
-            scaled.reshape(len(scaled), -1), dim=1, dtype=wide(scaled)
-        ).square()
+        flat = scaled.reshape(len(scaled), -1)
+        return torch.linalg.vector_norm(flat, dim=1, dtype=wide(flat)).square()
 
     def times(self, c: Tensor, t: Tensor | None) -> Dense:
         """c_j t G_j."""
-        scaled = self.each if t is None else self.each * t
-        return Dense(scaled * _column(c, scaled))
+        return Dense(self.each if t is None else self.each * t, c)
 
     def signs(self) -> Dense:
         """sign(G_j), coordinate by coordinate."""
         return Dense(self.each.sign())
+
+    def multiplied(self) -> Tensor:
+        """c_j times `each`."""
+        return self.each if self.c is None else self.each * _column(self.c, self.each)
+
+    def added_to(self, value: Tensor) -> Tensor:
+        """What is there plus what is here, (groups, *shape)."""
+        if self.c is None:
+            return value + self.each
+        return torch.addcmul(value, self.each, _column(self.c, self.each))
 
 
 @dataclass(frozen=True)

@@ -107,10 +107,12 @@ class Geometry:
         length = raw if self.normalized and self.p == 2.0 else unit
         if self.p == math.inf:
             length = 1.0
+        factors = {
+            radius: torch.where(usable, radius / length, 0.0).to(raw.dtype)
+            for radius in {radii[index] for index in gradients}
+        }
         moved = {
-            index: self._moved(
-                form, torch.where(usable, radii[index] / length, 0.0).to(raw.dtype), sizes[index]
-            )
+            index: self._moved(form, factors[radii[index]], sizes[index])
             for index, form in gradients.items()
         }
         return moved, raw / unit

@@ -61,7 +61,7 @@ class Moved:
         if self.apart:
             return self.value
         assert isinstance(self.by, Dense)
-        return self.value + self.by.each
+        return self.by.added_to(self.value)
 
 
 class Layer(ABC):

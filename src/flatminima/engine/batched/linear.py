@@ -53,26 +53,27 @@ class Linear(Layer):
         weight, bias = params
         assert weight is not None
         inputs = layout.grouped(x)
-        rows = inputs.flatten(1, -2)
-        fixed = bias.value if bias is not None and bias.stays else None
-        y = _weighted(rows, weight, fixed)
-        if bias is not None and not bias.stays:
-            y = y + bias.each()[:, None].to(y.dtype)
+        y = _weighted(inputs.flatten(1, -2), weight, bias)
         return layout.flat(y.unflatten(1, inputs.shape[1:-1]))
 
 
-def _weighted(x: Tensor, weight: Moved, bias: Tensor | None) -> Tensor:
-    """X_j (W + e_j)^T + beta."""
+def _weighted(x: Tensor, weight: Moved, bias: Moved | None) -> Tensor:
+    """X_j (W + e_j)^T + beta + e'_j, (groups, N, p)."""
+    fixed = bias.value if bias is not None and bias.stays else None
     if weight.apart:
         y = torch.bmm(x, weight.value.mT)
-        return y if bias is None else y + bias.to(y.dtype)
-    if isinstance(weight.by, Dense):
-        y = _PerGroup.apply(x.to(computed_in(x)), weight.value, weight.by.each)
-        return y if bias is None else y + bias.to(y.dtype)
-    y = functional.linear(x, weight.value, bias)
-    for rows in weight.rows:
-        y = y + rows.applied(x).to(y.dtype)
-    return y
+    elif isinstance(weight.by, Dense):
+        y = _PerGroup.apply(x.to(computed_in(x)), weight.value, weight.by)
+    elif weight.by is not None and not any(rows.is_one_hot for rows in weight.rows):
+        pairs = [part for rows in weight.rows for part in (rows.left, rows.right)]
+        y = _LowRank.apply(x.to(computed_in(x)), weight.value, *pairs)
+    else:
+        y = functional.linear(x, weight.value)
+        for rows in weight.rows:
+            y = y + rows.applied(x).to(y.dtype)
+    if fixed is not None:
+        return y + fixed.to(y.dtype)
+    return y if bias is None else y + bias.each()[:, None].to(y.dtype)
 
 
 class _PerGroup(torch.autograd.Function):
@@ -83,8 +84,8 @@ class _PerGroup(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, e: Tensor) -> Tensor:  # noqa: ANN401
-        each = (weight + e).to(x.dtype)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, e: Dense) -> Tensor:  # noqa: ANN401
+        each = e.added_to(weight).to(x.dtype)
         ctx.save_for_backward(x, each)
         ctx.dtype = weight.dtype
         with torch.autocast(x.device.type, enabled=False):
@@ -95,8 +96,45 @@ class _PerGroup(torch.autograd.Function):
         x, each = ctx.saved_tensors
         (d,) = grads
         dx = torch.bmm(d, each) if ctx.needs_input_grad[0] else None
-        dw = d.flatten(0, 1).mT @ x.flatten(0, 1) if ctx.needs_input_grad[1] else None
-        return dx, None if dw is None else dw.to(ctx.dtype), None
+        return dx, _summed(ctx, d, x), None
+
+
+class _LowRank(torch.autograd.Function):
+    """X_j W^T + (X_j R_j^T) L_j, for e_j = L_j^T R_j that is never formed.
+
+    Autograd would keep the scores X_j R_j^T, which the backward pass does not need.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, left: Tensor, right: Tensor) -> Tensor:  # noqa: ANN401
+        left, right, cast = left.to(x.dtype), right.to(x.dtype), weight.to(x.dtype)
+        ctx.save_for_backward(x, cast, left, right)
+        ctx.dtype = weight.dtype
+        with torch.autocast(x.device.type, enabled=False):
+            return _plus_product(torch.matmul(x, cast.mT), x, right, left)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        x, weight, left, right = ctx.saved_tensors
+        (d,) = grads
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = _plus_product(torch.matmul(d, weight), d, left, right)
+        return dx, _summed(ctx, d, x), None, None
+
+
+def _plus_product(y: Tensor, x: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
+    """y_j + (x_j inner_j^T) outer_j, written into y."""
+    if inner.shape[1] == 1:
+        return y.addcmul_((x * inner).sum(-1, keepdim=True), outer)
+    return y.baddbmm_(torch.bmm(x, inner.mT), outer)
+
+
+def _summed(ctx: Any, d: Tensor, x: Tensor) -> Tensor | None:  # noqa: ANN401
+    """The gradient of a weight that all groups share, if it is wanted."""
+    if not ctx.needs_input_grad[1]:
+        return None
+    return (d.flatten(0, 1).mT @ x.flatten(0, 1)).to(ctx.dtype)
 
 
 def linear(
