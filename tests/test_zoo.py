@@ -8,6 +8,8 @@ from typing import Any
 import by_hand
 import pytest
 import torch
+from family import LR, Case
+from members import MEMBERS, function
 from nets import Counted, batches, loss_of, same_bits, smooth
 from talks import direction, talk, vector
 from test_memory import GROUPS, SLACK, buffers
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 import flatminima as fm
 from flatminima import HERE, Vector, perturb
 from flatminima.rules.recall import averaged, remember
-from flatminima.rules.rule import Rule
+from flatminima.rules.rule import Look, Rule
 from flatminima.rules.schedule import Cosine
 
 
@@ -34,6 +36,29 @@ def calls(rule: Rule, steps: int, **keywords: Any) -> int:
     for batch in batches(steps):
         sharp.backward(loss_fn, *batch)
     return len(loss_fn.seen)
+
+
+# ------------------------------------------------------------------------------------- the device
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in MEMBERS if function(case) != "while_large"], ids=str
+)
+def test_no_member_asks_the_host(case: Case):
+    """A tensor of the meta device has no values, so that whoever asked for one would fail."""
+    w = Vector([torch.ones(4, 3, device="meta"), torch.ones(4, device="meta")])
+    memory: dict[str, Any] = {}
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=LR)
+    for step in range(5):
+        look = Look(
+            w=w, step=step, memory=memory, batch=(torch.ones(2),), generator=torch.Generator()
+        )
+        conversation = case.rule(optimizer, 0.1 if "tensor" not in case.name else None)(look)
+        next(conversation)
+        with pytest.raises(StopIteration) as end:
+            while True:
+                conversation.send(w.map(torch.clone))
+        assert all(part.device.type == "meta" for part in end.value.value.tensors)
 
 
 # ------------------------------------------------------------------------------- the running means
