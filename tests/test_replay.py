@@ -355,3 +355,14 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     with pytest.raises(RuntimeError, match="replay must run in one process, got 2"):
         optimizer.step()
+
+
+def test_clipping_that_changes_nothing_is_not_refused() -> None:
+    """Hugging Face's trainer clips to an infinite norm, to learn the norm."""
+    one, two, ((x, y),) = smooth(), smooth(), batches(1)
+    optimizer = replayed(task := Task(one))
+    task(x, y=y).backward()
+    nn.utils.clip_grad_norm_(one.parameters(), float("inf"))
+    optimizer.step()
+    plainly(two, fm.sam(0.3), OPTIMIZERS["SGD"], [(x, y)])
+    assert same_bits(weights(one), weights(two))

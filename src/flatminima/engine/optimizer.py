@@ -14,7 +14,7 @@ after `SharpnessAware.backward`, whose engine this is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -105,13 +105,13 @@ class SharpnessAwareOptimizer(Optimizer):
         self._keywords = keywords
         super().__setstate__({})  # hooks, without groups and state of its own
         self._sharp = SharpnessAware(base.param_groups, rule, **keywords)
-        self._versions: dict[Tensor, tuple[Tensor, int]] = {}
+        self._noted: dict[Tensor, _Noted] = {}
         self._recorder = Recorder(self._devices())
         if replay is not None:
             self._sharp._body = replace(self._sharp._body, buffers=Buffers(replay))
             self._recorder.attach(replay)
             for param in self._sharp._body.parameters.trainable:
-                param.register_post_accumulate_grad_hook(_Note(self._versions))
+                param.register_post_accumulate_grad_hook(_Note(self._noted))
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -297,7 +297,7 @@ class SharpnessAwareOptimizer(Optimizer):
             known = set(old)
             for param in parameters.trainable:
                 if param not in known:
-                    param.register_post_accumulate_grad_hook(_Note(self._versions))
+                    param.register_post_accumulate_grad_hook(_Note(self._noted))
             self._recorder.devices = self._devices()
 
     def _replay(self) -> Replay:
@@ -317,33 +317,53 @@ class SharpnessAwareOptimizer(Optimizer):
                 )
         grads = [param.grad for param in self._tensors]
         for param, grad in zip(self._tensors, grads, strict=True):
-            noted = self._versions.get(param)
-            if grad is not None and (noted is None or _changed(grad, noted)):
+            noted = self._noted.get(param)
+            if grad is not None and (noted is None or noted.differs(grad)):
                 raise RuntimeError(
                     "gradients must reach step as backward left them, got some that were changed "
                     "in between, which only the first pass would see; instead of clipping them, "
                     "hand max_norm to SharpnessAwareOptimizer"
                 )
-        self._versions.clear()
+        self._noted.clear()
         return Replay(self._recorder, calls, grads, self._sharp._body.same_noise)
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """A gradient as backward left it: which tensor, and a few of its values."""
+
+    grad: Tensor
+    version: int
+    some: Tensor
+
+    @staticmethod
+    def of(grad: Tensor) -> _Noted:
+        return _Noted(grad, grad._version, _few(grad.detach()).clone())
+
+    def differs(self, grad: Tensor) -> bool:
+        """Whether somebody scaled it; asks the device only if somebody touched it."""
+        if grad is self.grad and grad._version == self.version:
+            return False
+        return not torch.allclose(_few(grad), self.some, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 class _Note:
     """A hook that notes each gradient as backward leaves it; a copy of the parameter has none."""
 
-    def __init__(self, versions: dict[Tensor, tuple[Tensor, int]] | None = None) -> None:
-        self.versions = versions
+    def __init__(self, noted: dict[Tensor, _Noted] | None = None) -> None:
+        self.noted = noted
 
     def __call__(self, param: Tensor) -> None:
-        if self.versions is not None and param.grad is not None:
-            self.versions[param] = (param.grad, param.grad._version)
+        if self.noted is not None and param.grad is not None:
+            self.noted[param] = _Noted.of(param.grad)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Note, ()
 
 
-def _changed(grad: Tensor, noted: tuple[Tensor, int]) -> bool:
-    return grad is not noted[0] or grad._version != noted[1]
+def _few(grad: Tensor) -> Tensor:
+    """Some of the values: the first row."""
+    return grad[(0,) * (grad.dim() - 1)] if grad.dim() > 1 and grad.numel() else grad
 
 
 def _is(one: Tensor, two: Tensor) -> bool:

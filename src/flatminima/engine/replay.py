@@ -131,6 +131,11 @@ class Recorder:
 
         return recorded
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether calls are made again now, and not recorded."""
+        return self._paused
+
     @contextmanager
     def paused(self) -> Generator[None]:
         """Record nothing inside."""
@@ -146,16 +151,15 @@ class Recorder:
         self._begun.clear()
 
     def _before(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:  # noqa: ANN401
-        self._begun.clear()  # a call that raised
         if not self._paused and torch.is_grad_enabled():
             noise = Noise.now(self.devices)
             self._begun.append(Recorded(function, args, kwargs, noise, _autocast()))
 
     def _after(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:  # noqa: ANN401
-        if not self._begun:
-            return
-        call, loss = self._begun.pop(), loss_in(output)
-        if call.function is function and loss is not None and loss.requires_grad:
+        loss, call = loss_in(output), None
+        while self._begun and (call is None or call.function is not function):
+            call = self._begun.pop()  # calls within this one that raised are dropped
+        if call is not None and loss is not None and loss.requires_grad:
             call.loss = loss.detach()
             loss.register_hook(partial(self._arrived, call))  # dies with the loss
 

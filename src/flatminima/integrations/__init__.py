@@ -1,0 +1,1 @@
+"""What frameworks need beyond `SharpnessAware` and `SharpnessAwareOptimizer`: very little."""
