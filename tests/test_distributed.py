@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from family import FAMILY
 from nets import Batch, Counted, batches, copied, gradients, loss_of, noisy, same_bits, smooth
 from nets import weights as weights_of
 from ranks import Case, on_all_ranks, run_all
@@ -357,6 +358,21 @@ def replicas_stay_equal_bit_for_bit(rank: int) -> None:
             sharp.backward(loss_of(ddp), x[some].to(dtype), y[some])
             optimizer.step()
         assert_equal_on_ranks(list(model.parameters()))
+
+
+@on_two_ranks
+def replicas_stay_equal_for_every_member(rank: int) -> None:
+    data = [part(batch, rank) for batch in whole(4)]
+    for case in FAMILY:
+        model = smooth()
+        ddp = DistributedDataParallel(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        sharp = fm.SharpnessAware(ddp, case.rule(optimizer), sync="replica", **case.keywords)
+        for batch in data:
+            optimizer.zero_grad()
+            sharp.backward(loss_of(ddp), *batch)
+            optimizer.step()
+        assert_equal_on_ranks([torch.cat([param.flatten() for param in model.parameters()])])
 
 
 # --------------------------------------------------------------------------------- random numbers

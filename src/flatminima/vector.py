@@ -188,7 +188,9 @@ class Vector:
             return self._norm
         if self._scale is not None and not isinstance(self._scale, tuple):
             norm = Vector(self._base).norm(p)
-            size = torch.as_tensor(self._scale, dtype=norm.dtype, device=norm.device).abs()
+            if not isinstance(self._scale, Tensor):  # which must not wait for its way to a device
+                return torch.zeros_like(norm) if self._scale == 0 else norm * abs(self._scale)
+            size = self._scale.to(norm).abs()
             return torch.where(size == 0, 0.0, size * norm)
         present = self.tensors
         if any(map(is_sharded, present)):
