@@ -106,11 +106,20 @@ def test_what_is_remembered_is_replaced_and_not_written_to():
     assert memory["m"] is not before and same_bits(only(before), bits)
 
 
-def test_a_running_mean_keeps_parameters_that_are_missing_for_a_step():
+def test_a_running_mean_stays_for_parameters_that_are_missing_for_a_step():
     memory: dict[str, Any] = {}
     averaged(memory, "m", vector([1.0], None), 0.5)
     mean = averaged(memory, "m", vector(None, [4.0]), 0.5)
-    assert same_bits(list(mean.parts), [torch.tensor([0.5]), torch.tensor([2.0])])
+    assert same_bits(list(mean.parts), [torch.tensor([1.0]), torch.tensor([4.0])])
+
+
+@pytest.mark.parametrize("rule", [fm.friendly_sam(), fm.vasso(), fm.async_sam()], ids=str)
+def test_what_has_no_gradient_in_this_step_is_not_displaced_by_an_earlier_one(rule: Rule):
+    memory: dict[str, Any] = {}
+    both, one = vector([1.0, 2.0], [3.0]), vector([2.0, -1.0], None)
+    talk(rule, both, both, memory=memory)
+    questions, _ = talk(rule, one, one, memory=memory)
+    assert questions[1].present == [True, False]
 
 
 # --------------------------------------------------------------------------- fewer gradients a step

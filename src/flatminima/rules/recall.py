@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from flatminima.vector import Vector
+from flatminima.vector import Part, Vector
 
 __all__ = ["averaged", "remember"]
 
@@ -44,12 +44,12 @@ def remember(memory: dict[str, Any], name: str, new: Vector) -> None:
 def averaged(memory: dict[str, Any], name: str, new: Vector, decay: float) -> Vector:
     """The running mean of what was seen, with `new` in it, kept under `name`.
 
-        m <- decay m + (1 - decay) new;   at the first step m = new
+        m <- decay m + (1 - decay) new;   where there is no m yet, m = new
 
     Args:
         memory: The rule's memory.
         name: Where the mean is kept.
-        new: What is seen now.
+        new: What is seen now; the mean stays as it is for parameters that it leaves out.
         decay: The weight of the past.
 
     Returns:
@@ -64,9 +64,14 @@ def averaged(memory: dict[str, Any], name: str, new: Vector, decay: float) -> Ve
         >>> mean.parts
         (tensor([1.1000]),)
     """
-    before = memory.get(name)
-    mean = new
-    if before is not None:
-        mean = before.map(lambda old, now: torch.lerp(old, now, 1.0 - decay), new)
+    before = memory.get(name, Vector([None] * len(new)))
+    rows = zip(before.parts, new.parts, strict=True)
+    mean = Vector(_mixed(old, now, 1.0 - decay) for old, now in rows)
     remember(memory, name, mean)
     return mean
+
+
+def _mixed(old: Part, now: Part, share: float) -> Part:
+    if old is None or now is None:
+        return now if old is None else old
+    return torch.lerp(old, now, share)

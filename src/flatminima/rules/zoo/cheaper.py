@@ -173,7 +173,7 @@ def async_sam(rho: Length = 0.05) -> Conversation:
     def talk(look: Look) -> Talk:
         memory = look.remembered("async_sam")
         g = yield HERE
-        before = memory.get("g", g)
+        before = memory.get("g", g).only(g.present)
         remember(memory, "g", g)
         if not look.moves:
             return g

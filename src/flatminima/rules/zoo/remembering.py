@@ -90,7 +90,7 @@ def vasso(rho: Length = 0.1, theta: float = 0.9) -> Conversation:
 
     def talk(look: Look) -> Talk:
         g = yield HERE
-        h = averaged(look.remembered("vasso"), "h", g, 1.0 - theta)
+        h = averaged(look.remembered("vasso"), "h", g, 1.0 - theta).only(g.present)
         if not look.moves:
             return g
         displacement = [perturb.normalized(look.w, look.ascent(h), look.rho)]
@@ -133,7 +133,7 @@ def friendly_sam(rho: Length = 0.05, sigma: float = 1.0, decay: float = 0.9) -> 
     def talk(look: Look) -> Talk:
         memory = look.remembered("friendly_sam")
         g = yield HERE
-        h = g - sigma * memory["m"] if "m" in memory else g  # the mean of before
+        h = g - sigma * memory["m"].only(g.present) if "m" in memory else g  # the mean of before
         averaged(memory, "m", g, decay)
         if not look.moves:
             return g
