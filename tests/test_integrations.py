@@ -6,6 +6,7 @@ import copy
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -228,6 +229,19 @@ def test_the_hugging_face_trainer_clips_by_max_norm(tmp_path: Path) -> None:
     assert same_bits(weights(task), weights(plain(Task(smooth()), max_norm=0.2)))
     with pytest.raises(RuntimeError, match="gradients must reach step as backward left them"):
         hugging_face(Task(smooth()), tmp_path, max_grad_norm=0.1)
+
+
+def test_hugging_faces_label_smoothing_is_refused(tmp_path: Path) -> None:
+    """Its loss is computed outside the model, where no replay can repeat it."""
+
+    class Bare(Task):
+        config = SimpleNamespace(model_type="bare", to_dict=dict, to_json_string=lambda: "{}")
+
+        def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+            return {"logits": self.net(x)}
+
+    with pytest.raises(RuntimeError, match="replay must have returned a loss that was backprop"):
+        hugging_face(Bare(smooth()), tmp_path, label_smoothing_factor=0.1)
 
 
 def test_accelerate_owns_the_backward_pass() -> None:

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,9 @@ from nets import (
     smooth,
     weights,
 )
+from ranks import run_all
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.optim import lr_scheduler
 
 import flatminima as fm
@@ -526,3 +529,36 @@ def test_a_question_about_another_batch_is_refused(replayed: bool) -> None:
     ):
         optimizer.step(closure_of(optimizer, model, batch))
     assert copied(model.parameters())
+
+
+def step_of_a_rank(rank: int, model: nn.Module) -> None:
+    x, y = batches(1, 12)[0]
+    mine = (x[6 * rank :][:6], y[6 * rank :][:6])
+    optimizer = wrapped(model, fm.asam(0.3))
+    for _ in range(2):
+        optimizer.step(closure_of(optimizer, loss_of(model), mine))
+
+
+def assert_like_one_process(found: list[Tensor]) -> None:
+    model = smooth()
+    optimizer = wrapped(model, fm.asam(0.3))
+    trained(model, optimizer, batches(1, 12) * 2)
+    for ours, expected in zip(found, weights(model), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)  # sums in another order
+
+
+def ddp(rank: int) -> None:
+    model = smooth()
+    step_of_a_rank(rank, nn.parallel.DistributedDataParallel(model))
+    assert_like_one_process(weights(model))
+
+
+def fsdp2(rank: int) -> None:
+    model = smooth()
+    fully_shard(model)
+    step_of_a_rank(rank, model)
+    assert_like_one_process([param.full_tensor().detach() for param in model.parameters()])  # pyright: ignore
+
+
+def test_a_closure_on_two_ranks_is_one_process_with_all_of_the_batch(tmp_path: Path) -> None:
+    assert run_all(tmp_path, {"DDP": ddp, "FSDP2": fsdp2}) == {"DDP": "", "FSDP2": ""}

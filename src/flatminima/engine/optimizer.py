@@ -291,8 +291,10 @@ class SharpnessAwareOptimizer(Optimizer):
         sharp, parameters = self._sharp, Parameters.of(self.param_groups)
         old = sharp._body.parameters.tensors
         same = len(old) == len(parameters) and all(map(_is, old, parameters.tensors))
-        weights = sharp._body.weights if same else Weights(parameters.tensors)
+        ranks = sharp._ranks
+        weights = sharp._body.weights if same else Weights(parameters.tensors, ranks.reshard)
         sharp._body = replace(sharp._body, parameters=parameters, weights=weights)
+        ranks.params = parameters.tensors
         if self.replay is not None and not same:
             known = set(old)
             for param in parameters.trainable:

@@ -77,7 +77,7 @@ class Recorded:
     loss: Tensor | None = None
     factor: Tensor | None = None
 
-    def again(self, inputs: list[Tensor], *, same_noise: bool) -> Tensor:
+    def again(self, inputs: list[Tensor] | None, *, same_noise: bool) -> Tensor:
         """Forward and backward once more; adds to `.grad`, returns the loss times its factor."""
         with ExitStack() as stack:
             if same_noise:
@@ -206,7 +206,7 @@ class Replay:
                 if call.loss is not None and call.factor is not None
             ]
         else:
-            inputs = parameters.trainable
+            inputs = parameters.inputs
             with self.recorder.paused():
                 losses = [call.again(inputs, same_noise=self.same_noise) for call in self.calls]
         return torch.stack(losses).sum() if len(losses) > 1 else losses[0], None
