@@ -211,3 +211,24 @@ def test_a_part_must_be_a_tensor() -> None:
 def test_vectors_that_meet_must_have_as_many_parts(meet) -> None:
     with pytest.raises(ValueError, match=r"other must have 4 parts like this vector, got 1"):
         meet(U, Vector([torch.ones(1)]))
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.0, -2.0])
+@pytest.mark.parametrize("chunk", [1, 5, 2**21])
+def test_the_kernels_for_all_parts_do_what_one_does_for_each(
+    scale: float, chunk: int, monkeypatch: pytest.MonkeyPatch
+):
+    """What a device runs that the host does not look at."""
+    parts = [torch.randn(3), None, torch.randn(2, 2), torch.tensor([torch.inf, torch.nan])]
+    parts = parts if scale == 0.0 else [*parts[:3], torch.randn(2)]
+    targets = [torch.randn(size) for size in ((3,), (1,), (2, 2), (2,))]
+    wanted = [target.clone() for target in targets]
+    (torch.tensor(scale) * Vector(parts)).add_to(wanted)
+    multiples = (torch.tensor(scale) * Vector(parts)).parts
+    monkeypatch.setattr("flatminima.vector._on_host", lambda part, scale: False)
+    monkeypatch.setattr("flatminima.vector.CHUNK", chunk)
+    found = (torch.tensor(scale) * Vector(parts)).parts
+    (torch.tensor(scale) * Vector(parts)).add_to(targets)
+    assert [part is None for part in found] == [False, True, False, False]
+    for one, two in zip([*found, *targets], [*multiples, *wanted], strict=True):
+        torch.testing.assert_close(one, two)

@@ -15,7 +15,7 @@ Norms and dot products are accumulated in float32 at least, on the device, witho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias, Union
+from typing import Any, TypeAlias, TypeGuard, Union
 
 import torch
 from torch import Tensor
@@ -69,10 +69,14 @@ class Vector:
     def parts(self) -> tuple[Part, ...]:
         """The tensors, one per parameter; `None` where the vector is zero by construction."""
         if self._scale is not None:
-            pairs = zip(self._base, self._scales(), strict=True)
-            self._base = tuple(
-                None if part is None else _multiple(part, scale) for part, scale in pairs
-            )
+            if _fusable(self._scale, self._base):
+                multiples = iter(_multiples(list(filter(_is_there, self._base)), self._scale))
+                self._base = tuple(None if part is None else next(multiples) for part in self._base)
+            else:
+                pairs = zip(self._base, self._scales(), strict=True)
+                self._base = tuple(
+                    None if part is None else _multiple(part, scale) for part, scale in pairs
+                )
             self._scale = None
         return self._base
 
@@ -305,6 +309,12 @@ class Vector:
 
     def add_to(self, targets: Sequence[Tensor]) -> None:
         """Add this vector to `targets` in place, without a temporary where there is a scale."""
+        if _fusable(self._scale, self._base):
+            rows = zip(targets, self._base, strict=True)
+            for some in _chunks([(target, part) for target, part in rows if part is not None]):
+                ends, parts = [target for target, _ in some], [part for _, part in some]
+                torch._foreach_add_(ends, _multiples(parts, self._scale))  # pyright: ignore
+            return
         for target, part, scale in zip(targets, self._base, self._scales(), strict=True):
             if part is not None and not _is_zero(scale):
                 _add_multiple(target, part, scale)
@@ -360,6 +370,49 @@ def _multiple(part: Tensor, scale: float | Tensor) -> Tensor:
     if _on_host(part, scale):  # a look, and mostly nothing else to do
         return scaled if scaled.requires_grad or bool(scale != 0) else torch.zeros_like(part)
     return torch.where(scale == 0, torch.zeros((), dtype=part.dtype, device=part.device), scaled)
+
+
+CHUNK = 2**21
+"""Coordinates of a temporary, so that few kernels do not cost the memory of all parameters."""
+
+
+def _is_there(part: Part) -> TypeGuard[Tensor]:
+    return part is not None
+
+
+def _fusable(scale: Scale | None, parts: Sequence[Part]) -> TypeGuard[Tensor]:
+    """Whether one 0-d tensor off the host scales parts of one kind, by kernels for all of them."""
+    there = list(filter(_is_there, parts))
+    if not isinstance(scale, Tensor) or not there or _on_host(there[0], scale):
+        return False
+    like = there[0]
+    return not (_is_narrow(like) or is_sharded(like) or scale.requires_grad) and all(
+        part.dtype == like.dtype and part.device == like.device and not part.requires_grad
+        for part in there
+    )
+
+
+def _multiples(parts: list[Tensor], scale: Tensor) -> list[Tensor]:
+    """As `_multiple` of each part, with fewer kernels; all are of one kind."""
+    scale = scale.detach().to(parts[0].device, parts[0].dtype)
+    zero, nothing = scale == 0, torch.zeros_like(scale)
+    multiples = [torch.where(zero, nothing, part) for part in parts]  # for 0 inf is not 0
+    torch._foreach_mul_(multiples, scale)  # pyright: ignore
+    return multiples
+
+
+def _chunks(rows: list[tuple[Tensor, Tensor]]) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """The rows in order, `CHUNK` coordinates at a time."""
+    some: list[tuple[Tensor, Tensor]] = []
+    count = 0
+    for row in rows:
+        if some and count + row[0].numel() > CHUNK:
+            yield some
+            some, count = [], 0
+        some.append(row)
+        count += row[0].numel()
+    if some:
+        yield some
 
 
 def _sum(a: Part, b: Part, scale: float | Tensor) -> Part:
