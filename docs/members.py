@@ -1,4 +1,4 @@
-"""Write members.md, the table of the named methods: `python docs/members.py`."""
+"""Write members.md, and the table in the README: `python docs/members.py`."""
 
 from __future__ import annotations
 
@@ -163,5 +163,25 @@ def page() -> str:
     return HEAD + "".join(tables) + WHEN + wrappers(members(schedule)) + LAST
 
 
+def brief() -> str:
+    """Return the table of the README: what each member descends along, and at what price."""
+    lines = [row("member", "what it does", "gradients"), "|---|---|---|"]
+    for module in (*SECTIONS.values(), schedule):
+        for member in members(module):
+            name, first, _, cost, _ = described(member)
+            gradients = re.split(r" gradients?\b", cost)[0]
+            lines.append(row(name, first, gradients))
+    return "\n".join(lines) + "\n"
+
+
+def readme(text: str) -> str:
+    """Return the README with the table between its marks."""
+    before, mark, rest = text.partition("<!-- members -->\n")
+    _, end, after = rest.partition("<!-- /members -->")
+    return before + mark + brief() + end + after
+
+
 if __name__ == "__main__":
     Path(__file__).with_suffix(".md").write_text(page(), encoding="utf-8")
+    front = Path(__file__).parents[1] / "README.md"
+    front.write_text(readme(front.read_text(encoding="utf-8")), encoding="utf-8")

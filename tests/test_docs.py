@@ -153,6 +153,12 @@ def test_the_page_of_members_is_up_to_date() -> None:
     )
 
 
+def test_the_table_in_the_readme_is_up_to_date() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "members.py"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert script["readme"](text) == text, "run: python docs/members.py"
+
+
 def page_name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
