@@ -187,6 +187,22 @@ def parameters_that_one_rank_does_not_use_get_the_other_ranks_gradient(rank: int
 
 
 @on_two_ranks
+def what_only_another_rank_has_accumulated_is_not_lost(rank: int) -> None:
+    (batch,) = whole()
+    x, y = part(batch, rank)
+    found = []
+    for held in (True, False):
+        model = Either()
+        ddp = DistributedDataParallel(model, find_unused_parameters=True)
+        sharp = fm.SharpnessAware(ddp, fm.sam(0.0), sync="replica")  # so that it is linear
+        for turn, which in enumerate((rank, 0)):
+            with ddp.no_sync() if held and turn == 0 else nullcontext():
+                sharp.backward(lambda x, y, m=ddp, k=which: cross(m(x, k), y), x, y)
+        found.append(direction(model))
+    assert_close(found[0], found[1])
+
+
+@on_two_ranks
 def parameters_that_nobody_uses_get_no_gradient(rank: int) -> None:
     found, _ = either(rank, "global")
     assert found[4:] == [None, None] and None not in found[:4]

@@ -114,7 +114,7 @@ class Ranks:
                     stack.enter_context(module.no_sync())
             yield
 
-    def reduced(self, kept: Sequence[Part], direction: Vector) -> Vector:
+    def reduced(self, kept: list[Part], direction: Vector) -> Vector:
         """The direction that all ranks descend; `kept` is reduced in place where that is due.
 
         Args:
@@ -146,7 +146,7 @@ class Ranks:
             return direction
         likes = [*self.params] * (bool(due) + bool(mine))
         mean = mean_over_ranks([*due, *mine], likes, modules[0].process_group)
-        self._settle(due, mean[: len(due)])
+        self._settle(kept, mean[: len(due)])
         return Vector(mean[len(due) :]) if mine else direction
 
     def reshard(self) -> None:
@@ -155,12 +155,13 @@ class Ranks:
             module.reshard()
 
     @torch.no_grad()
-    def _settle(self, kept: Sequence[Part], mean: Sequence[Part]) -> None:
-        for param, grad, part in zip(self.params, kept, mean, strict=False):
+    def _settle(self, kept: list[Part], mean: Sequence[Part]) -> None:
+        for index, part in enumerate(mean):
+            grad = kept[index]
             if grad is not None and part is not None:
                 grad.copy_(part)
-            elif part is not None and param.requires_grad:
-                param.grad = part
+            elif part is not None and self.params[index].requires_grad:
+                kept[index] = part  # another rank's alone
 
     def _parallel(self) -> list[DistributedDataParallel]:
         """The wrappers of the model; if it is not known, those that the last step called."""
