@@ -33,6 +33,7 @@ Batch: TypeAlias = tuple[Any, ...]
 Answer: TypeAlias = tuple[Tensor, Vector]  # the loss, detached, and the direction
 Loop: TypeAlias = Callable[[Batch], Answer]
 
+ROUNDS = 4  # of a trial; the first of them also warms up
 TRIED = 4  # groups of the loop that are timed; the others are taken to be like them
 
 
@@ -192,8 +193,14 @@ class Grouped:
         few = min(TRIED, -(-examples(batch) // step.m))
         first, count = next(groups(batch, step.m * few))
         scale = examples(batch) / count
-        quick = min(_timed(step, lambda: self._pieces(step, plan, batch)) for _ in range(3))
-        slow = min(_timed(step, lambda: loop(first)) for _ in range(3)) * scale
+        rounds = [
+            (
+                _timed(step, lambda: self._pieces(step, plan, batch)),
+                _timed(step, lambda: loop(first)) * scale,
+            )
+            for _ in range(ROUNDS)
+        ]
+        quick, slow = map(min, zip(*rounds, strict=True))
         return "loop" if slow < quick else "batched"
 
     def _instead(self, reason: str, key: str, batch: Batch, loop: Loop) -> Answer:

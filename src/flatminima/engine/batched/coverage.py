@@ -11,6 +11,7 @@ Whatever uses a parameter and is neither a layer nor independent of the batch is
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -76,7 +77,8 @@ def rehearsed(
 def eager() -> ExitStack:
     """A context in which compiled modules run as they were written, so that they can be seen."""
     stack = ExitStack()
-    stack.enter_context(torch.compiler.set_stance("force_eager"))
+    if "torch._dynamo" in sys.modules:  # else nothing has been compiled, and it is slow to import
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
     return stack
 
 

@@ -134,12 +134,14 @@ def joined(rows: Sequence[Rows]) -> tuple[Rows, ...]:
 
 def squares(rows: tuple[Rows, ...], t: Tensor | None) -> Tensor:
     """||t G_j||^2 of the sum of all rows: <L L^T, R R^T>, cross terms included."""
-    ones = torch.ones(len(rows[0].right), device=rows[0].right.device)
-    rows = tuple(row if t is None else row.scaled(ones, t) for row in rows)
-    total = sum(_inner(row, row) for row in rows)
+    if t is not None:
+        ones = torch.ones(len(rows[0].right), device=rows[0].right.device)
+        rows = tuple(row.scaled(ones, t) for row in rows)
+    if len(rows) == 1 and rows[0].right.shape[1] == 1:
+        return _inner(rows[0], rows[0])
+    total = torch.stack([_inner(row, row) for row in rows]).sum(0)
     if len(rows) == 2:
         total = total + 2 * _inner(rows[0], rows[1])
-    assert isinstance(total, Tensor)
     return total.clamp(min=0)  # rounding may leave a sum of squares that cancel below 0
 
 
