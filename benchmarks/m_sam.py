@@ -5,6 +5,66 @@
 A step is `SharpnessAware.backward` alone, and the steps of all engines are interleaved. Printed are
 minimum and median in milliseconds, both relative to plain SAM (m = B), and the peak of live tensor
 bytes during a step beyond that of plain SAM. For `auto` the last column names what it took.
+
+Measured at 13400ec on 2026-11-21 with torch 2.15.0, one thread of an x86-64 CPU that ran other work
+beside it, `--quick --threads 1` (3 rounds: read the minima). No accelerator: not measured.
+
+    model           B    m  engine      min ms    median  min / SAM  med / SAM       MiB  auto took
+    mlp           128  128  sgd            4.7       4.8       0.47       0.45      -0.0
+    mlp           128  128  sam           10.1      10.6       1.00       1.00      +0.0
+    mlp           128    1  loop         274.5     285.1      27.29      26.98      +7.8
+    mlp           128    1  batched       10.8      11.3       1.08       1.07      +1.9
+    mlp           128    1  auto          10.1      10.9       1.01       1.03      +1.9  batched
+    mlp           128    4  loop          77.8      91.6       7.74       8.67      +7.8
+    mlp           128    4  batched       11.1      11.1       1.10       1.05      +1.5
+    mlp           128    4  auto          10.0      10.4       0.99       0.98      +1.5  batched
+    mlp           128   16  loop          28.3      29.4       2.81       2.78      +7.8
+    mlp           128   16  batched       10.8      11.2       1.07       1.06      +1.3
+    mlp           128   16  auto          10.5      10.6       1.04       1.00      +1.3  batched
+    resnet18_gn    32   32  sgd           76.8      78.0       0.50       0.46      -0.0
+    resnet18_gn    32   32  sam          154.9     168.1       1.00       1.00      +0.0
+    resnet18_gn    32    1  loop         813.2     843.1       5.25       5.01     -26.0
+    resnet18_gn    32    1  batched      299.9     299.9       1.94       1.78     +74.2
+    resnet18_gn    32    1  auto         297.9     303.8       1.92       1.81     +74.2  batched
+    resnet18_gn    32    4  loop         339.2     345.4       2.19       2.05     -24.8
+    resnet18_gn    32    4  batched      283.8     300.2       1.83       1.79     +51.3
+    resnet18_gn    32    4  auto         281.3     285.0       1.82       1.69     +51.3  batched
+    resnet18_gn    32   16  loop         190.2     194.8       1.23       1.16     -14.5
+    resnet18_gn    32   16  batched      235.1     248.9       1.52       1.48     +40.4
+    resnet18_gn    32   16  auto         192.5     195.4       1.24       1.16     -14.5  loop
+    resnet18_bn    32   32  sgd           54.4      70.8       0.48       0.46      -0.0
+    resnet18_bn    32   32  sam          113.2     152.5       1.00       1.00      +0.0
+    resnet18_bn    32    1  loop         475.6     795.4       4.20       5.22     -25.9
+    resnet18_bn    32    1  batched      203.7     288.2       1.80       1.89     +74.7
+    resnet18_bn    32    1  auto         193.3     255.0       1.71       1.67     +74.7  batched
+    resnet18_bn    32    4  loop         204.0     368.6       1.80       2.42     -24.8
+    resnet18_bn    32    4  batched      180.3     329.6       1.59       2.16     +51.4
+    resnet18_bn    32    4  auto         200.1     209.9       1.77       1.38     -24.8  loop
+    resnet18_bn    32   16  loop         126.3     127.4       1.12       0.84     -14.4
+    resnet18_bn    32   16  batched      159.8     178.0       1.41       1.17     +40.5
+    resnet18_bn    32   16  auto         130.3     133.8       1.15       0.88     -14.4  loop
+    vit            32   32  sgd          781.8     818.0       0.50       0.49      -0.0
+    vit            32   32  sam         1563.2    1657.0       1.00       1.00      +0.0
+    vit            32    1  loop        2735.8    2737.5       1.75       1.65    -219.1
+    vit            32    1  batched     2077.2    2118.4       1.33       1.28    +340.0
+    vit            32    1  auto        2002.9    2091.7       1.28       1.26    +340.0  batched
+    vit            32    4  loop        1935.5    2461.8       1.24       1.49    -219.2
+    vit            32    4  batched     1913.8    4627.4       1.22       2.79    +365.5
+    vit            32    4  auto        1982.2    8792.0       1.27       5.31    -219.2  loop
+    vit            32   16  loop        1745.5    4033.4       1.12       2.43    -129.6
+    vit            32   16  batched     1784.2    3733.3       1.14       2.25    +119.4
+    vit            32   16  auto        1571.2    2690.1       1.01       1.62    -129.6  loop
+    gpt            32   32  sgd          148.0     148.1       0.50       0.49      -0.0
+    gpt            32   32  sam          298.4     299.2       1.00       1.00      +0.0
+    gpt            32    1  loop         627.7     649.9       2.10       2.17     -65.0
+    gpt            32    1  batched      362.0     388.2       1.21       1.30    +100.0
+    gpt            32    1  auto         384.7     404.7       1.29       1.35    +100.0  batched
+    gpt            32    4  loop         373.7     392.0       1.25       1.31     -61.9
+    gpt            32    4  batched      326.2     329.2       1.09       1.10     +61.8
+    gpt            32    4  auto         345.7     350.8       1.16       1.17     +61.8  batched
+    gpt            32   16  loop         335.5     339.7       1.12       1.14     -35.8
+    gpt            32   16  batched      332.0     376.5       1.11       1.26     +37.5
+    gpt            32   16  auto         325.5     329.6       1.09       1.10     -35.8  loop
 """
 
 from __future__ import annotations
