@@ -6,8 +6,9 @@ A step is `SharpnessAware.backward` alone, and the steps of all engines are inte
 minimum and median in milliseconds, both relative to plain SAM (m = B), and the peak of live tensor
 bytes during a step beyond that of plain SAM. For `auto` the last column names what it took.
 
-Measured at 13400ec on 2026-11-21 with torch 2.15.0, one thread of an x86-64 CPU that ran other work
-beside it, `--quick --threads 1` (3 rounds: read the minima). No accelerator: not measured.
+Measured just before 13400ec, on 2026-11-21, with torch 2.15.0 and one thread of an x86-64 CPU that
+ran other work beside it: `--quick --threads 1`, 3 rounds, so read the minima. Not measured on an
+accelerator.
 
     model           B    m  engine      min ms    median  min / SAM  med / SAM       MiB  auto took
     mlp           128  128  sgd            4.7       4.8       0.47       0.45      -0.0
