@@ -1,5 +1,5 @@
 # make demo   the main job: plain SGD beside SAM, ASAM and SAME on noisy digits; ends with a table and an HTML report
-# make test   the tests
+# make test   the tests; make test-slow the rest of them: several processes, the real compiler
 # make lint   style, format and types
 # make docs   the documentation, into docs/_build/html
 #
@@ -15,7 +15,7 @@ STUDY ?= sgd_vs_sam
 PRESET ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test test-slow lint docs clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -24,7 +24,10 @@ demo: $(READY)
 	$(BIN)/flatminima run $(STUDY) --preset $(PRESET)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist=worksteal -q
+	$(BIN)/python -m pytest -n 2 --dist=worksteal -q -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist=worksteal -q -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

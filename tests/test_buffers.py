@@ -168,7 +168,8 @@ def test_a_module_that_only_the_second_pass_calls_moves_no_buffer(known: bool):
 def test_groups_move_buffers_once_each(known: bool):
     ours, plain = network("BatchNorm"), network("BatchNorm")
     (batch,) = batches(1)
-    sharpness_aware(ours, known, m=2).backward(loss_of(ours), *batch)
+    sharp = sharpness_aware(ours, known, m=2, engine="loop")  # the other engine rounds differently
+    sharp.backward(loss_of(ours), *batch)
     for start in range(0, 6, 2):
         loss_of(plain)(*(part[start : start + 2] for part in batch))
     assert differing(ours, plain) == []

@@ -26,6 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 import flatminima as fm
 from flatminima.vector import Vector
 
+pytestmark = pytest.mark.slow  # it starts two processes
+
 CASES: dict[str, Case] = {}
 SIZE = 6  # examples per rank
 

@@ -220,7 +220,17 @@ def test_every_page_is_in_the_table_of_contents() -> None:
     assert listed == there
 
 
-@pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.name)
+RANKS = {"ddp.py", "fsdp2.py"}  # these start two processes
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(script, marks=[pytest.mark.slow] if script.name in RANKS else [])
+        for script in EXAMPLES
+    ],
+    ids=lambda script: script.name,
+)
 def test_an_example_runs(script: Path, tmp_path: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", str(script)]

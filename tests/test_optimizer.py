@@ -560,5 +560,6 @@ def fsdp2(rank: int) -> None:
     assert_like_one_process([param.full_tensor().detach() for param in model.parameters()])  # pyright: ignore
 
 
+@pytest.mark.slow
 def test_a_closure_on_two_ranks_is_one_process_with_all_of_the_batch(tmp_path: Path) -> None:
     assert run_all(tmp_path, {"DDP": ddp, "FSDP2": fsdp2}) == {"DDP": "", "FSDP2": ""}

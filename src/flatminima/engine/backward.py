@@ -49,7 +49,9 @@ class SharpnessAware:
             looks uphill from its own gradient, and the directions are averaged by size. `None`
             perturbs once for the whole batch.
         engine: How groups are carried out: `loop`, one after the other; `batched`, all at once, or
-            an error where that cannot be proved exact; `auto`, the faster of those that are exact.
+            an error where that cannot be proved exact; `auto`, the faster of those that are exact,
+            by a trial at the first batch. The two differ by rounding: name one of them where a run
+            must be the same bit for bit.
         memory_limit: Bytes that `batched` may keep between its passes; it then takes fewer groups
             at a time.
         sync: Over which examples the ascent gradient is taken when there are several processes:

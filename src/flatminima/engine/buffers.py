@@ -74,11 +74,12 @@ class Buffers:
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
+        known = {buffer.module for buffer in saved} | set(self._called)
 
         def save(module: nn.Module) -> None:
             """A module that the first pass did not call."""
-            if module not in self._called:
-                self._called[module] = None
+            if module not in known:
+                known.add(module)
                 names = [name for name, buffer in module._buffers.items() if buffer is not None]
                 saved.extend(_Saved.of(module, name, moved=True) for name in names)
 
@@ -112,7 +113,8 @@ def _hook(module: nn.Module, _: Any) -> None:  # noqa: ANN401 - whatever it is c
     """Tell the listener which module is called; within compiled code nobody can listen."""
     if not torch.compiler.is_compiling():
         for part in module.modules() if hasattr(module, "_orig_mod") else [module]:
-            _listeners[-1](part)
+            for listener in list(_listeners):
+                listener(part)
 
 
 @contextmanager

@@ -64,7 +64,8 @@ def _cut(item: Any, start: int, stop: int, total: int) -> Any:  # noqa: ANN401 -
         return item[start:stop] if item.dim() > 0 and item.shape[0] == total else item
     if isinstance(item, Mapping):
         parts = {name: _cut(value, start, stop, total) for name, value in item.items()}
-        return parts if isinstance(item, dict) else type(item)(parts)  # as for a tokenizer's batch
+        kind: Any = type(item)  # a tokenizer's batch is no dict
+        return parts if isinstance(item, dict) else kind(parts)
     if isinstance(item, list | tuple):
         parts = [_cut(value, start, stop, total) for value in item]
         make = getattr(item, "_make", type(item))  # a named tuple's, where it is one
