@@ -45,11 +45,11 @@ class Noise:
     def again(self) -> Generator[None]:
         """Draw the same numbers as after `now`, and leave no trace of it."""
         after = Noise.now(self.cuda)
-        self._set()
+        self.restore()
         try:
             yield
         finally:
-            after._set()
+            after.restore()
 
     @contextmanager
     def afresh(self, generator: torch.Generator) -> Generator[None]:
@@ -63,9 +63,10 @@ class Noise:
         try:
             yield
         finally:
-            after._set()
+            after.restore()
 
-    def _set(self) -> None:
+    def restore(self) -> None:
+        """Put torch's generators into this state."""
         torch.set_rng_state(self.cpu)
         for device, state in self.cuda.items():
             torch.cuda.set_rng_state(state, device)

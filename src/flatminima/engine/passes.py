@@ -18,7 +18,7 @@ from flatminima.engine.weights import Weights
 from flatminima.rules.rule import Ask, Here
 from flatminima.vector import Vector
 
-__all__ = ["Body", "Call", "LossFn", "Passes", "Scaler", "Source"]
+__all__ = ["Body", "Call", "LossFn", "Passes", "Scaler", "Source", "poisoned"]
 
 LossFn = Callable[..., Tensor]
 
@@ -189,7 +189,7 @@ class Passes(ExitStack):
         if direction is not gradient:
             self._fold()
             raw = direction if self._scale is None else direction * self._scale
-        return raw if self._finite is None else _poisoned(raw, self._finite)
+        return raw if self._finite is None else poisoned(raw, self._finite)
 
     def _fold(self) -> None:
         """Note whether the last gradient is finite, and let go of it."""
@@ -262,8 +262,16 @@ def _dense(grad: Tensor | None) -> Tensor | None:
     return grad
 
 
-def _poisoned(direction: Vector, finite: Tensor) -> Vector:
-    """`direction`, non-finite if `finite` is false; off the CPU the host does not know."""
+def poisoned(direction: Vector, finite: Tensor) -> Vector:
+    """A direction, made non-finite where a gradient was; off the CPU the host does not know.
+
+    Args:
+        direction: The direction.
+        finite: Whether every gradient that was seen is finite, a 0-d tensor.
+
+    Returns:
+        The direction, with one part replaced if `finite` is false.
+    """
     if finite.device.type == "cpu" and bool(finite):
         return direction
     parts = list(direction.parts)

@@ -23,7 +23,7 @@ from flatminima.engine.batched.tape import Sight, Subject
 from flatminima.engine.buffers import SMALL
 from flatminima.engine.groups import examples, groups
 from flatminima.engine.noise import Noise
-from flatminima.engine.passes import Body, Call, Passes, _poisoned  # pyright: ignore
+from flatminima.engine.passes import Body, Call, Passes, poisoned
 from flatminima.rules.rule import HERE, Look
 from flatminima.vector import Vector
 
@@ -138,7 +138,7 @@ class Step:
         ):
             gradient = passes.answer(HERE)
             direction = passes.delivered(gradient)
-        return ascent.loss, _poisoned(direction, ascent.norms.isfinite().all()), ascent.norms
+        return ascent.loss, poisoned(direction, ascent.norms.isfinite().all()), ascent.norms
 
     def without_trace(self) -> ExitStack:
         """Buffers and random state as they were, also for a pass that would move them."""
@@ -156,7 +156,7 @@ class Step:
         def back() -> None:
             for buffer, before in buffers:
                 buffer.copy_(before)
-            noise._set()  # pyright: ignore[reportPrivateUsage]
+            noise.restore()
 
         return back
 
