@@ -46,6 +46,7 @@ def _work(rank: int, folder: Path, cases: dict[str, Case]) -> None:
             wrong[name] = f"on rank {rank}:\n{traceback.format_exc()}"
         distributed.barrier()
     torch.save(wrong, folder / f"{rank}.pt")
+    distributed.barrier()  # after it no thread of gloo holds a tensor, and Python may end
     distributed.destroy_process_group()
 
 

@@ -59,6 +59,7 @@ def ranked(rank: int, port: int, folder: str) -> None:
     part = [tensor.chunk(RANKS)[rank] for tensor in batch_of()]
     weights = trained(net, inner, part)
     torch.save((weights, len(reductions)), Path(folder) / f"{rank}.pt")
+    distributed.barrier()  # after it no thread of gloo holds a tensor, and Python may end
     distributed.destroy_process_group()
 
 
