@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,13 @@ from flatminima.data import Mnist
 from flatminima.models import SmallConv
 from flatminima.regions import Region
 from flatminima.study.launch import launch, planned
+from flatminima.study.perform import perform
 from flatminima.study.place import Place
 from flatminima.study.progress import duration
 from flatminima.study.record import Record, read_json
-from flatminima.study.run import Outcome, Run, as_json, chosen_rho
+from flatminima.study.run import Experiment, Outcome, Run, as_json, chosen_rho
 from flatminima.study.study import Study, find, studies
-from flatminima.train import SGD, Member
+from flatminima.train import SGD, Diverged, Member
 
 TINY = Study(Path(__file__).with_name("tiny_study.py"))
 RUN = next(TINY.stages("quick"))[0]
@@ -283,3 +284,55 @@ def test_only_the_first_seed_of_sgd_and_sam_gets_a_surface():
 def test_a_record_is_where_its_key_says(tmp_path):
     assert Record(tmp_path, "tiny", RUN).folder == tmp_path / "tiny" / "runs" / RUN.key
     assert isinstance(RUN, Run)
+
+
+# ---- runs that train no network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halving(Experiment):
+    """A run that is no training."""
+
+    rho: float
+    steps: int = 3
+
+    def perform(self, place, log):
+        value = self.rho
+        for step in range(self.steps):
+            value /= 2
+            log({"kind": "step", "step": step, "value": value})
+        if value < 1e-3:
+            raise Diverged(f"the value became {value:g}")
+        return {"value": value, "said": f"ended at {value:g}"}
+
+
+HALVING = Halving(method="half", label="Halving", rho=1.0)
+
+
+def test_a_run_of_another_kind_leaves_the_same_records(tmp_path):
+    place = Place(folder=tmp_path, workers=0)
+    perform(HALVING, study="other", place=place)
+    record = Record(tmp_path, "other", HALVING)
+    assert record.result == {"status": "done", "value": 0.125, "said": "ended at 0.125"}
+    about = read_json(record.folder / "run.json")
+    assert (about["key"], about["type"], about["rho"], about["seed"]) == (
+        HALVING.key,
+        "Halving",
+        1,
+        0,
+    )
+    assert len((record.folder / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_run_of_another_kind_may_diverge(tmp_path):
+    run = replace(HALVING, rho=1e-3)
+    perform(run, study="other", place=Place(folder=tmp_path, workers=0))
+    assert Record(tmp_path, "other", run).result == {
+        "status": "diverged",
+        "error": "the value became 0.000125",
+    }
+
+
+def test_a_kind_of_run_that_does_not_say_how_it_is_carried_out_is_told_so():
+    with pytest.raises(NotImplementedError, match="Experiment must define perform to be carried"):
+        Experiment(method="a", label="A").perform(Place(), print)

@@ -13,7 +13,7 @@ from flatminima.study.perform import perform
 from flatminima.study.place import Place
 from flatminima.study.progress import Meter
 from flatminima.study.record import Record, StudyRecord
-from flatminima.study.run import Outcome, Run
+from flatminima.study.run import Experiment, Outcome, Run
 from flatminima.study.study import Stages, Study
 
 __all__ = ["launch", "planned"]
@@ -99,7 +99,7 @@ def _check_device(name: str) -> None:
         ) from error
 
 
-def _next(stages: Stages, outcomes: list[Outcome] | None) -> list[Run] | None:
+def _next(stages: Stages, outcomes: list[Outcome] | None) -> list[Experiment] | None:
     """The next stage of a study, or None after the last."""
     try:
         return stages.send(outcomes)
@@ -122,7 +122,8 @@ def _executor(study: Study, place: Place, stack: ExitStack) -> Executor:
 
 def _fetch(todo: Sequence[Record], place: Place, *, download: bool) -> None:
     """Read the data once before the workers do: what is wrong with them is said at once."""
-    for data in {record.run.training.data for record in todo}:
+    runs = [record.run for record in todo]
+    for data in {run.training.data for run in runs if isinstance(run, Run)}:
         data.load(place.data_root, download=download)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from flatminima.data import Digits, Mnist, Parts
 from flatminima.study.place import Place
 from flatminima.study.record import Record
-from flatminima.study.run import Run
+from flatminima.study.run import Experiment, Run
 from flatminima.train import Diverged, Trained, measured, train
 
 __all__ = ["perform", "summary"]
@@ -15,7 +15,7 @@ __all__ = ["perform", "summary"]
 Json = dict[str, Any]
 
 
-def perform(run: Run, *, study: str, place: Place) -> None:
+def perform(run: Experiment, *, study: str, place: Place) -> None:
     """Carry out a run and leave its record, whatever becomes of it.
 
     Args:
@@ -26,7 +26,12 @@ def perform(run: Run, *, study: str, place: Place) -> None:
     record = Record(place.folder, study, run)
     record.begin(place.device)
     try:
-        result = {"status": "done"} | _result(run, record, place)
+        own = (
+            _training(run, record, place)
+            if isinstance(run, Run)
+            else run.perform(place, record.log)
+        )
+        result = {"status": "done", **own}
     except Diverged as error:
         result = {"status": "diverged", "error": str(error)}
     except Exception:
@@ -34,7 +39,7 @@ def perform(run: Run, *, study: str, place: Place) -> None:
     record.end(result)
 
 
-def _result(run: Run, record: Record, place: Place) -> Json:
+def _training(run: Run, record: Record, place: Place) -> Json:
     """Train, and measure what came out."""
     parts = loaded(run.training.data, place.data_root).to(place.device)
     trained = train(run.training, parts, device=place.device, log=record.log, name=f"run {run.key}")

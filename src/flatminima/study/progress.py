@@ -88,7 +88,9 @@ def _word(record: Record) -> str:
     """What became of a run, in a few words."""
     result = record.result or {}
     if result.get("status") == "done":
-        return f"test accuracy {100 * result['test_accuracy_last']:.1f} %"
+        if "test_accuracy_last" in result:
+            return f"test accuracy {100 * result['test_accuracy_last']:.1f} %"
+        return str(result.get("said", "done"))
     error = str(result.get("error", "")).strip() or "no result"
     return f"{result.get('status', 'failed')}: {error.splitlines()[-1]}"
 

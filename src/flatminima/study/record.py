@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from flatminima.study.provenance import code, code_text, machine
-from flatminima.study.run import CRITERION, Run, as_json
+from flatminima.study.run import CRITERION, Experiment, as_json
 from flatminima.study.study import Study
 
 __all__ = ["Record", "StudyRecord", "read_json", "write_json"]
@@ -33,7 +33,7 @@ class Record:
         run: The run.
     """
 
-    def __init__(self, root: Path, study: str, run: Run) -> None:
+    def __init__(self, root: Path, study: str, run: Experiment) -> None:
         self.run = run
         self.study = study
         self.folder = root / study / "runs" / run.key
@@ -53,14 +53,13 @@ class Record:
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in ("result.json", "metrics.jsonl"):
             (self.folder / name).unlink(missing_ok=True)
-        about = {"key": self.run.key, "study": self.study, "rho": self.run.rho}
-        about |= {"seed": self.run.seed, "classes": self.run.training.data.classes}
+        about = {"key": self.run.key, "study": self.study, **self.run.about}
         about |= as_json(self.run)
         write_json(self.folder / "run.json", about)
         write_json(self.folder / "machine.json", machine(device))
         _write(self.folder / "code.txt", code_text())
 
-    def log(self, row: Row) -> None:
+    def log(self, row: Mapping[str, Any]) -> None:
         """Append a row to the metrics; it is on disk when this returns."""
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(as_json(row)) + "\n")

@@ -1,36 +1,47 @@
-"""A run: a frozen record of everything that determines a result, with a key made of it."""
+"""A run: a frozen record of everything that determines a result, with a key made of it.
+
+`Experiment` is what every run is; `Run` is the training of a network. A study that trains none
+says in a class of its own what one of its runs is and how it is carried out:
+
+    @dataclass(frozen=True, kw_only=True)
+    class Descent(Experiment):
+        rho: float
+        seed: int
+
+        def perform(self, place, log):
+            ...
+            return {"steps": 100, "said": "100 steps"}
+"""
 
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from abc import ABC
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cached_property
 from typing import Any, Literal
 
+from flatminima.study.place import Place
 from flatminima.train import Measure, Training
 
-__all__ = ["CRITERION", "Outcome", "Run", "Stage", "as_json", "chosen_rho"]
+__all__ = ["CRITERION", "Experiment", "Outcome", "Run", "Stage", "as_json", "chosen_rho"]
 
 Stage = Literal["grid", "final"]
 CRITERION = "validation_accuracy_last"  # after the last epoch, as what a study reports first
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """One training of a study, and what is measured after it."""
+class Experiment(ABC):
+    """One run of a study, of whatever kind: its fields determine its result."""
 
     method: str
     """The name of the study's method that it belongs to."""
     label: str
     """How tables and figures call that method; the only field that the key leaves out."""
-    training: Training
-    """What is trained, on what, by what."""
     stage: Stage = "final"
     """Whether it helps to choose a radius (`grid`) or is reported (`final`)."""
-    measure: Measure | None = None
-    """What is measured of the trained network; None for nothing."""
 
     @cached_property
     def key(self) -> str:
@@ -43,6 +54,43 @@ class Run:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
+    def title(self) -> str:
+        """The run in a few words."""
+        rho, seed = getattr(self, "rho", None), getattr(self, "seed", None)
+        radius = "" if rho is None else f" rho={rho:g}"
+        return f"{self.label}{radius}" + ("" if seed is None else f" seed {seed}")
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What `run.json` says besides the fields, to be found there without knowing the kind."""
+        return {"rho": getattr(self, "rho", None), "seed": getattr(self, "seed", 0)}
+
+    def perform(self, place: Place, log: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
+        """Carry it out.
+
+        Args:
+            place: Where; it must not change the result.
+            log: Appends a row to `metrics.jsonl`.
+
+        Returns:
+            What `result.json` says besides the status. `said` puts it in a few words.
+
+        Raises:
+            NotImplementedError: If the kind of run does not say how.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define perform to be carried out.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Experiment):
+    """One training of a study, and what is measured after it."""
+
+    training: Training
+    """What is trained, on what, by what."""
+    measure: Measure | None = None
+    """What is measured of the trained network; None for nothing."""
+
+    @property
     def rho(self) -> float | None:
         """The radius; None for plain training."""
         return self.training.rule.rho if self.training.rule else None
@@ -53,18 +101,17 @@ class Run:
         return self.training.seed
 
     @property
-    def title(self) -> str:
-        """The run in a few words."""
-        radius = "" if self.rho is None else f" rho={self.rho:g}"
-        return f"{self.label}{radius} seed {self.seed}"
+    def about(self) -> Mapping[str, Any]:
+        """The radius, the seed, and the number of classes, which gives chance level."""
+        return {"rho": self.rho, "seed": self.seed, "classes": self.training.data.classes}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """A run with the result that it left."""
 
-    run: Run
-    """The run."""
+    run: Any
+    """The run, of the study's own kind."""
     result: Mapping[str, Any]
     """What its `result.json` says."""
 

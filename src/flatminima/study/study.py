@@ -23,7 +23,7 @@ without running the file.
 import ast
 import importlib.util
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,11 +31,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:  # listing the studies loads no torch
-    from flatminima.study.run import Outcome, Run
+    from flatminima.study.run import Experiment, Outcome
 
 __all__ = ["FOLDERS", "Method", "Stages", "Study", "find", "studies"]
 
-Stages: TypeAlias = "Generator[list[Run], list[Outcome] | None, None]"
+Stages: TypeAlias = "Generator[Sequence[Experiment], list[Outcome] | None, None]"
 
 PACKAGE = Path(__file__).parents[1]
 FOLDERS = (PACKAGE / "studies", PACKAGE.parents[1] / "studies")  # installed, or in a checkout
@@ -114,6 +114,16 @@ class Study:
     def differences(self, preset: str) -> Sequence[str]:
         """How a preset differs from the setting of the source."""
         return getattr(self.module, "DIFFERENCES", {}).get(preset, ())
+
+    @property
+    def reader(self) -> Callable[[Any], Any] | None:
+        """The study's own reading of its records; None leaves that to the report.
+
+        A file that defines no function `reading` is not run to know this.
+        """
+        tree = ast.parse(self.path.read_text(encoding="utf-8"))
+        names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        return self.module.reading if "reading" in names else None
 
     @cached_property
     def module(self) -> ModuleType:
