@@ -63,8 +63,8 @@ class Run:
         from flatminima.study.launch import launch
 
         folder = launch(study, self.preset, place, download=self.download)
-        print(_table(folder, "text"))
-        print(f"\nReport: {page.write(folder)}")
+        print(_table(study, folder, "text"))
+        print(f"\nReport: {page.write(folder, reader=study.reader)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,8 @@ class Table:
 
     def __call__(self) -> None:
         """Print the table."""
-        print(_table(self.folder / find(self.study).name, self.format))
+        study = find(self.study)
+        print(_table(study, self.folder / study.name, self.format))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,8 @@ class Report:
         """Write the report and print where it is."""
         from flatminima.report import page
 
-        print(page.write(self.folder / find(self.study).name))
+        study = find(self.study)
+        print(page.write(self.folder / study.name, reader=study.reader))
 
 
 VERBS = {"list": List, "run": Run, "table": Table, "report": Report}
@@ -167,13 +169,19 @@ def _show(study: Study, preset: str, place: Place) -> None:
     print(f"{known} runs, {done} of them done.{later}")
 
 
-def _table(folder: Path, form: Literal["text", "markdown", "latex", "csv"]) -> str:
+def _table(study: Study, folder: Path, form: Literal["text", "markdown", "latex", "csv"]) -> str:
     """The table of a study in some form."""
     from flatminima.report import render
     from flatminima.report.records import read
 
-    study = read(folder)
-    if form == "csv":
-        return render.main_csv(study)
-    write = {"text": render.text, "markdown": render.markdown, "latex": render.latex}[form]
-    return write(render.main_table(study))
+    records, reader = read(folder), study.reader
+    if form == "csv" and reader is None:
+        return render.main_csv(records)
+    table = reader(records).table if reader else render.main_table(records)
+    write = {
+        "text": render.text,
+        "markdown": render.markdown,
+        "latex": render.latex,
+        "csv": render.table_csv,
+    }[form]
+    return write(table)

@@ -9,7 +9,7 @@ from flatminima.report.records import Study
 from flatminima.report.setting import flat, mixed
 from flatminima.report.table import Radius, Row, grid, rows
 
-__all__ = ["Doubt", "doubts"]
+__all__ = ["Doubt", "always", "doubts"]
 
 FEW = 3  # seeds; with fewer, an interval by Student's t is mostly the t
 LOOSE = 0.01  # of the eigenvalue; a residual above it says that Lanczos has not converged
@@ -38,9 +38,14 @@ def doubts(study: Study) -> list[Doubt]:
         *_comparisons(body),
         *_chance(study),
         *_code(study),
-        *_always(study),
+        *_pictures(study),
     )
     return list(every)
+
+
+def always(study: Study) -> list[Doubt]:
+    """The reasons for doubt that hold whatever kind of study it is."""
+    return [*_endings(study), *_differences(study), *_code(study)]
 
 
 def _endings(study: Study) -> Iterator[Doubt]:
@@ -173,8 +178,8 @@ def _code(study: Study) -> Iterator[Doubt]:
         yield Doubt("Uncommitted code", text)
 
 
-def _always(study: Study) -> Iterator[Doubt]:
-    """What holds of every study."""
+def _pictures(study: Study) -> Iterator[Doubt]:
+    """What pictures and clocks do not say."""
     if any((run.result or {}).get("slice_2d") for run in study.runs):
         text = (
             "A surface shows two directions of thousands, around one run: "

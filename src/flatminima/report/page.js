@@ -52,6 +52,7 @@
     const mode = plain ? { dragmode: fine ? "zoom" : false } : {};
     await Plotly.newPlot(plot, traces, { ...layout, ...mode, showlegend: false, template: theme() },
       { displayModeBar: false, scrollZoom: false });
+    if (panel.frames?.length) await Plotly.addFrames(plot, decode(panel.frames));
     plot.dataset.drawn = "true";
     sizes.observe(plot);
     if (!plain) link(plot);

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,27 +11,29 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from flatminima.report.doubts import doubts
-from flatminima.report.figures import plates
+from flatminima.report.comparison import comparison
 from flatminima.report.plate import Panel, Plate
+from flatminima.report.reading import Reader, Reading
 from flatminima.report.records import Json, Study, read
-from flatminima.report.render import main_csv, main_table, radius_csv, radius_table, runs_csv
+from flatminima.report.render import radius_table, table_csv
 from flatminima.report.setting import common
 from flatminima.report.style import INKS, legend, strokes, template
-from flatminima.report.table import answer, criterion, grid, rows
+from flatminima.report.table import criterion, grid
 
 __all__ = ["html", "write"]
 
 NARROW = {" = ": "\u00a0=\u00a0", " ": "\u00a0"}  # no line is broken at these spaces
-PARTS = ("low", "mean", "high")
 
 
-def write(study_folder: Path | str, out: Path | str | None = None) -> Path:
+def write(
+    study_folder: Path | str, out: Path | str | None = None, *, reader: Reader | None = None
+) -> Path:
     """Write the report of a study as one self-contained HTML file.
 
     Args:
         study_folder: The folder that holds `study.json` and `runs/`.
         out: The file to write; `report.html` in the study's folder if None.
+        reader: What reads the records; None reads them as a comparison of trainings.
 
     Returns:
         The file.
@@ -39,35 +41,32 @@ def write(study_folder: Path | str, out: Path | str | None = None) -> Path:
     study = read(study_folder)
     out = Path(study_folder) / "report.html" if out is None else Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(html(study), encoding="utf-8")
+    out.write_text(html(study, reader and reader(study)), encoding="utf-8")
     return out
 
 
-def html(study: Study) -> str:
-    """The report of a study as text."""
-    drawn = plates(study)
+def html(study: Study, reading: Reading | None = None) -> str:
+    """The report of a study as text; without a reading, that of a comparison of trainings."""
+    reading = reading or comparison(study)
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
             study=study,
-            answer=answer(study),
-            facts=list(_facts(study)),
+            reading=reading,
+            has_singles=any(map(_has_singles, reading.plates)),
+            facts=list(_facts(study, reading)),
             setting=common(study),
             legend={entry.group: entry for entry in legend(study, strokes(study))},
             inks=INKS,
-            table=main_table(study),
-            marks=_marks(study),
             radii=radius_table(study),
             radius_methods=[entry.method.name for entry in grid(study)],
             radius_epoch="after the last epoch"
             if criterion(study).endswith("_last")
             else "at each run’s best epoch",
-            plates=drawn,
-            doubts=doubts(study),
             trouble=[run for run in study.select(done=False) if run.status != "done"],
             plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library's own text
-            data=_script(_payload(study, drawn)),
+            data=_script(_payload(reading)),
         )
     )
 
@@ -103,7 +102,7 @@ def _unit(header: str) -> str:
     return header.partition(" (")[2].removesuffix(")")
 
 
-def _payload(study: Study, drawn: Sequence[Plate]) -> Json:
+def _payload(reading: Reading) -> Json:
     """Everything that the script of the page draws or hands out."""
     return {
         "templates": {theme: template(theme).to_plotly_json() for theme in INKS},
@@ -115,14 +114,16 @@ def _payload(study: Study, drawn: Sequence[Plate]) -> Json:
                     "flat": [_bare(panel) for panel in plate.flat],
                 },
             }
-            for plate in drawn
+            for plate in reading.plates
         },
-        "files": {
-            "methods": main_csv(study),
-            "radii": radius_csv(study),
-            "runs": runs_csv(study),
-        },
+        "files": {"methods": table_csv(reading.table), **reading.files},
     }
+
+
+def _has_singles(plate: Plate) -> bool:
+    """Whether single runs are drawn behind their means."""
+    traces = (trace for panel in plate.panels for trace in panel.figure.data)
+    return any((trace.meta or {}).get("single") for trace in traces)
 
 
 def _bare(panel: Panel) -> Json:
@@ -138,27 +139,14 @@ def _script(value: Json) -> Markup:
     return Markup(text.replace("<", "\\u003c"))
 
 
-def _marks(study: Study) -> dict[str, dict[str, float]]:
-    """Where the interval of each method stands between the smallest and the largest, in percent."""
-    known = {row.method.name: row.last for row in rows(study) if row.last is not None}
-    if not known:
-        return {}
-    low = min(value.low for value in known.values())
-    width = (max(value.high for value in known.values()) - low) or 1.0
-    return {
-        name: {part: round(100 * (getattr(value, part) - low) / width, 1) for part in PARTS}
-        for name, value in known.items()
-    }
-
-
-def _facts(study: Study) -> Iterator[tuple[str, str]]:
+def _facts(study: Study, reading: Reading) -> Iterator[tuple[str, str]]:
     """What stands under the answer: a name and a text each, only those that are known."""
     done, every = len(study.select()), len(study.runs) + study.waiting
     facts = {
         "Question": study.word("question"),
         "Expected": study.word("expected"),
         "Source": study.word("source"),
-        "Setting": _setting(study),
+        "Setting": reading.setting,
         "Runs": f"{done} of {every} done",
         "Date": _date(study.word("finished") or study.word("started")),
         "Time": _time(study.about.get("seconds")),
@@ -166,17 +154,6 @@ def _facts(study: Study) -> Iterator[tuple[str, str]]:
         "Code": _code(study.about.get("code") or {}),
     }
     return ((name, text) for name, text in facts.items() if text)
-
-
-def _setting(study: Study) -> str:
-    """The preset, and how many seeds and methods."""
-    seeds = {run.seed for run in study.select(stage="final", done=False)}
-    preset = f"preset {study.word('preset')}, " if study.word("preset") else ""
-    methods = len(study.methods)
-    return (
-        f"{preset}{methods} method{'' if methods == 1 else 's'}, "
-        f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'}"
-    )
 
 
 def _date(text: str) -> str:

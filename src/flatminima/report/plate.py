@@ -51,7 +51,10 @@ class Plate:
     flat: Sequence[Panel] = ()
     """The same data without depth: a second view, and the one for paper."""
 
+    wide: bool = False
+    """Whether it needs the whole width of the page, though it is a single drawing."""
+
     @property
     def single(self) -> bool:
         """Whether it is a single drawing, which half the width of a page holds."""
-        return len(self.panels) == 1
+        return len(self.panels) == 1 and not self.wide

@@ -22,6 +22,7 @@ __all__ = [
     "radius_csv",
     "radius_table",
     "runs_csv",
+    "table_csv",
     "text",
 ]
 
@@ -50,6 +51,15 @@ ENDS = {
     "top": "lambda 1",
     "ratio": "lambda 1 over 5",
 }
+NUMBERS = (
+    "test_accuracy_last",
+    "test_accuracy_best",
+    "best_epoch",
+    "validation_accuracy_last",
+    "validation_accuracy_best",
+    "train_loss_last",
+    "seconds_per_step",
+)
 
 
 class Cell(NamedTuple):
@@ -69,6 +79,8 @@ class Table:
     """What each column holds, with its unit."""
     rows: Sequence[Sequence[Cell]]
     """The cells row by row; the first of each is its name."""
+    methods: Sequence[str] = ()
+    """The name of the method that each row is about, where rows are about methods."""
 
 
 def main_table(study: Study) -> Table:
@@ -104,7 +116,7 @@ def main_table(study: Study) -> Table:
         ]
         for row in body
     ]
-    return Table(header=tuple(header), rows=lines)
+    return Table(header=tuple(header), rows=lines, methods=[row.method.name for row in body])
 
 
 def radius_table(study: Study) -> Table:
@@ -176,6 +188,11 @@ def _escaped(words: str) -> str:
     )  # λ₁ is one formula
 
 
+def table_csv(table: Table) -> str:
+    """A table as it is read, a line per row."""
+    return _csv(table.header, ([cell.text for cell in line] for line in table.rows))
+
+
 def main_csv(study: Study) -> str:
     """The numbers of the main table, unrounded, a line per method."""
     names = [f"{name} {part}" for name in ENDS.values() for part in ("mean", "low", "high")]
@@ -208,25 +225,10 @@ def radius_csv(study: Study) -> str:
     )
 
 
-def runs_csv(study: Study) -> str:
-    """Every run, finished or not, a line each."""
-    header = [
-        "key",
-        "stage",
-        "method",
-        "rho",
-        "seed",
-        "status",
-        "test_accuracy_last",
-        "test_accuracy_best",
-        "best_epoch",
-        "validation_accuracy_last",
-        "validation_accuracy_best",
-        "train_loss_last",
-        "seconds_per_step",
-        "error",
-    ]
-    return _csv(header, (_run_line(run, header[6:-1]) for run in study.select(done=False)))
+def runs_csv(study: Study, numbers: Sequence[str] = NUMBERS) -> str:
+    """Every run, finished or not, a line each, with some numbers of its result."""
+    header = ["key", "stage", "method", "rho", "seed", "status", *numbers, "error"]
+    return _csv(header, (_run_line(run, numbers) for run in study.select(done=False)))
 
 
 def _run_line(run: Run, numbers: Iterable[str]) -> list[Any]:

@@ -99,7 +99,7 @@ def _check_device(name: str) -> None:
         ) from error
 
 
-def _next(stages: Stages, outcomes: list[Outcome] | None) -> list[Experiment] | None:
+def _next(stages: Stages, outcomes: list[Outcome] | None) -> Sequence[Experiment] | None:
     """The next stage of a study, or None after the last."""
     try:
         return stages.send(outcomes)
