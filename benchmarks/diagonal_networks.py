@@ -1,10 +1,18 @@
-"""How fast is the published grid of diagonal networks, against a plain loop over radii and examples?
+"""How fast is the published grid of diagonal networks, against a plain loop?
 
     python benchmarks/diagonal_networks.py [--steps 10001] [--loop-steps 200]
 
 The grid is that of the notebook's cells 1 to 4: 4 descents without a radius, 19 of n-SAM and 16 of
-1-SAM, on data seed 0. The plain loop is timed over fewer steps and scaled; that both end in the same
-place after these is checked.
+1-SAM, on data seed 0. The plain loop, over radii and examples, is timed over fewer steps and
+scaled; that both agree over the first steps is checked.
+
+Measured on 2026-11-27 with NumPy on one thread of an x86-64 CPU that ran much other work beside it
+(`--loop-steps 60`), so read the ratio and not the seconds:
+
+    39 descents of 10001 steps
+    batched         4.93 s min, 6.44 s median of 3
+    plain loop    955.62 s, scaled from 60 steps
+    ratio          148.3
 """
 
 import argparse

@@ -67,26 +67,32 @@ ONE_SAM = {
 }
 
 
-def test_gradient_descent_has_the_published_losses():
-    end = diagonal_linear(DATA, gamma=[step / D for step in GD])
-    np.testing.assert_allclose(end.test_loss[0], [*GD.values()], rtol=1e-10)
+def flat(table):
+    """Every radius, step size and figure of a table."""
+    rows = [(rho, step / D, loss) for step, row in table.items() for rho, loss in row.items()]
+    return (np.array(column) for column in zip(*rows, strict=True))
 
 
-@pytest.mark.parametrize("step", N_SAM)
-def test_n_sam_has_the_published_losses_and_never_gains(step):
-    end = diagonal_linear(DATA, rho=[*N_SAM[step]], gamma=step / D)
-    np.testing.assert_allclose(end.test_loss[0], [*N_SAM[step].values()], rtol=1e-10)
-    assert (np.diff([GD[step], *end.test_loss[0]]) > 0).all()
+def test_gradient_descent_and_n_sam_have_the_published_losses():
+    rho, gamma, losses = flat({step: {0.0: loss} | N_SAM[step] for step, loss in GD.items()})
+    losses[rho == 0] = [*GD.values()]
+    end = diagonal_linear(DATA, rho=rho, gamma=gamma)
+    np.testing.assert_allclose(end.test_loss[0], losses, rtol=1e-10)
+    for step in GD:  # never better than gradient descent, and worse with every radius
+        assert (np.diff(end.test_loss[0, np.isclose(gamma, step / D)]) > 0).all()
 
 
-@pytest.mark.parametrize("step", ONE_SAM)
-def test_1_sam_has_the_published_losses_and_gains_with_every_radius(step):
-    end = diagonal_linear(DATA, rho=[*ONE_SAM[step]], m=1, gamma=step / D, doubled=True)
-    for ours, theirs in zip(end.test_loss[0], ONE_SAM[step].values(), strict=True):
+def test_1_sam_has_the_published_losses_and_gains_with_every_radius():
+    rho, gamma, losses = flat(ONE_SAM)
+    end = diagonal_linear(DATA, rho=rho, gamma=gamma, m=1, doubled=True)
+    for ours, theirs in zip(end.test_loss[0], losses, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-8 if theirs > 1e-7 else 1e-5)
-    assert (np.diff([GD[step], *end.test_loss[0]]) < 0).all()
+    for step in ONE_SAM:
+        mine = end.test_loss[0, np.isclose(gamma, step / D)]
+        assert (np.diff([GD[step], *mine]) < 0).all()
 
 
+@pytest.mark.slow
 def test_sgd_is_in_the_published_range():
     end = [diagonal_linear(DATA, gamma=gamma, batch=1, seed=0) for gamma in (1 / 9, 1 / 3)]
     slow, fast = (float(one.test_loss[0, 0]) for one in end)
@@ -188,6 +194,7 @@ def test_the_least_entropy_lies_between_the_two():
     np.testing.assert_allclose(small, minimum_l1(DATA)[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sam_is_gradient_flow_from_a_smaller_start():
     end = diagonal_linear(DATA, rho=[0.0, 0.1, 0.2], m=1, gamma=0.05, steps=10_000)
     assert (np.diff(end.alpha.mean(axis=-1)[0]) < 0).all()
@@ -198,6 +205,7 @@ def test_sam_is_gradient_flow_from_a_smaller_start():
     assert (off < 0.15 * far).all()
 
 
+@pytest.mark.slow
 def test_over_fresh_seeds_1_sam_gains_and_n_sam_does_not():
     data = sparse_regression(range(1, 21))
     goal = minimum_l1(data)[:, None]

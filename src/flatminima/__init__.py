@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flatminima import landscape, observe, perturb, regions, schedule, sharpness
+    from flatminima import landscape, observe, perturb, regions, schedule, sharpness, theory
     from flatminima.engine.backward import SharpnessAware
     from flatminima.engine.doctor import doctor
     from flatminima.engine.optimizer import SharpnessAwareOptimizer
@@ -117,6 +117,7 @@ _MODULES = {
     "regions": "regions",
     "schedule": "rules.schedule",
     "sharpness": "sharpness",
+    "theory": "theory",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -173,6 +174,7 @@ __all__ = [
     "sharpness",
     "ssam",
     "stable_sam",
+    "theory",
     "usam",
     "vasso",
     "while_large",

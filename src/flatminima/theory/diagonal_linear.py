@@ -142,7 +142,7 @@ def diagonal_linear(
         alone = np.zeros_like(shrunk) if loss_derivative_only else shrunk
         begun = _start(data, rho, gamma, alpha, start)
         remembered = np.sqrt(np.abs(begun[0] ** 2 - begun[1] ** 2)) * np.exp(-alone)
-    diverged[(diverged < 0) & ~np.isfinite(u * v).all(axis=-1)] = steps
+    diverged[(diverged < 0) & ~(data.loss(u * v) <= LIMIT)] = steps
     u[diverged >= 0] = v[diverged >= 0] = np.nan
     return Descent(
         u=u,

@@ -133,7 +133,8 @@ def entropic(data: Regression, alpha: Array, *, steps: int = 400) -> Array:
         beta = alpha^2 sinh(2 X'z) / 2  with z such that  X beta = y
 
     It is the interpolator of least hyperbolic entropy: of least l1 norm as alpha goes to 0, of
-    least l2 norm as alpha goes to infinity. z is found by Newton's method; starts below 1e-8 are beyond its precision.
+    least l2 norm as alpha goes to infinity. z is found by Newton's method;
+    starts below 1e-8 are beyond its precision.
 
     Args:
         data: The problems.
