@@ -318,7 +318,7 @@ def table(study: Study, found: Mapping[str, Run]) -> Table:
         "Distance to least l1 norm",
         "Distance to least l2 norm",
         "Test loss",
-        "Effective α",
+        "Effective α, median",
         "Minus gradient descent’s distance",
     ]
     rows: list[list[Cell]] = []
@@ -332,7 +332,8 @@ def table(study: Study, found: Mapping[str, Run]) -> Table:
         apart = gain(found, method.name, place) if method.name != "gd" and "gd" in found else None
         cells = [method.label, f"{rho:g}" if rho else "–"]
         cells += [spread(at(run, name, place)) for name in ("to_l1", "to_l2")]
-        cells += [logarithmic(numbers(run, name)[:, place]) for name in ("test_loss", "alpha")]
+        cells.append(logarithmic(numbers(run, "test_loss")[:, place]))
+        cells.append(f"{np.median(numbers(run, 'alpha')[:, place]):.2g}")
         rows.append([Cell(cell) for cell in [*cells, "–" if apart is None else str(apart)]])
     return Table(header=header, rows=rows, methods=[method.name for method in known])
 
@@ -462,6 +463,8 @@ def by_radius(
     figure.update_xaxes(type="log", tickvals=RADII, ticktext=[f"{rho:g}" for rho in RADII])
     if name != "to_l1":
         figure.update_yaxes(type="log", dtick=1, exponentformat="power")
+    if name == "alpha":
+        figure.update_yaxes(range=[-4, -0.5])
     cross = " Crosses: predicted by α exp(−γ ΣB)." if name == "alpha" else ""
     caption = f"Means and 95 % bands over the seeds that did not diverge, n ≤ {len(seeds(found))}."
     return Plate(
