@@ -117,11 +117,11 @@ def diagonal_linear(
     u, v = _start(data, rho, gamma, alpha, start)
     rates = _column(gamma, "gamma")
     radii = _column(rho, "rho") * (2 if doubled else 1)
-    examples = batch or data.x.shape[1]
-    m = m or examples
-    if examples % m:
+    examples = batch or int(data.x.shape[1])
+    size = m or examples
+    if examples % size:
         raise ValueError(f"m must divide the {examples} examples of a step, got {m}.")
-    slopes = _slopes(data, radii, m, batch, normalized, label_noise, np.random.default_rng(seed))
+    slopes = _slopes(data, radii, size, batch, normalized, label_noise, np.random.default_rng(seed))
     shrunk = np.zeros_like(u)
     diverged = np.full(u.shape[:2], -1)
     path: list[Array] = []
