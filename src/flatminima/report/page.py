@@ -123,7 +123,7 @@ def _payload(reading: Reading) -> Json:
 def _has_singles(plate: Plate) -> bool:
     """Whether single runs are drawn behind their means."""
     traces = (trace for panel in plate.panels for trace in panel.figure.data)
-    return any((trace.meta or {}).get("single") for trace in traces)
+    return any((getattr(trace, "meta", None) or {}).get("single") for trace in traces)
 
 
 def _bare(panel: Panel) -> Json:

@@ -61,7 +61,7 @@ class ReluNets:
         places, at = np.unique(-b[bending] / a[bending], return_inverse=True)
         changes = np.bincount(at, weights=(np.abs(a) * c)[bending], minlength=len(places))
         inside = (places > POINTS[0]) & (places < POINTS[-1]) & (changes != 0)
-        return places[inside], changes[inside]
+        return np.asarray(places[inside], np.float64), np.asarray(changes[inside], np.float64)
 
     def kinks(self, *, share: float = 0.0, apart: float = 0.0) -> NDArray[np.int64]:
         """How many kinks each function has between the outer points, counted from the weights.
