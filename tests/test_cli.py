@@ -13,7 +13,8 @@ TINY = str(Path(__file__).with_name("tiny_study.py"))
 OPTIONS = {
     "list": [],
     "run": [
-        *("study", "preset", "workers", "folder", "data_root", "download", "device", "dry_run"),
+        *("study", "preset", "workers", "executor", "address", "folder"),
+        *("data_root", "download", "device", "dry_run"),
     ],
     "table": ["study", "format", "folder"],
     "report": ["study", "folder"],
@@ -52,7 +53,7 @@ def test_the_list_names_every_study_with_its_question_and_its_time(capsys):
         (["table", "nothing"], "study must be one of "),
         (["report", "nothing"], "study must be one of "),
         (["run", TINY, "--preset", "huge"], "preset must be one of quick, longer, diverging, "),
-        (["run", TINY, "--fast"], "option must be one of --preset, --workers, --folder, "),
+        (["run", TINY, "--fast"], "option must be one of --preset, --workers, --executor, "),
         (["run", TINY, "--workers", "-1"], "workers must be >= 0, got -1."),
         (["run", TINY, "--device", "tpu9"], "device must be one that torch can use here, "),
     ],

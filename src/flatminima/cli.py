@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
-from flatminima.study.place import Place, cores
+from flatminima.study.place import ExecutorName, Place, cores
 from flatminima.study.study import Study, find, studies
 
 __all__ = ["VERBS", "main"]
@@ -37,6 +37,10 @@ class Run:
     """The size of the study: quick, cpu or paper."""
     workers: int = cores()
     """Processes to use; 0 for this one alone."""
+    executor: ExecutorName = "local"
+    """What carries out the runs: workers here, Ray, or Slurm."""
+    address: str | None = None
+    """Of a Ray cluster (`auto`, or host:port), or submitit's name of a Slurm cluster."""
     folder: Path = RESULTS
     """Where records are kept; what is done there is not done again."""
     data_root: str | None = None
@@ -54,6 +58,8 @@ class Run:
         place = Place(
             folder=self.folder,
             workers=self.workers,
+            executor=self.executor,
+            address=self.address,
             device=self.device,
             data_root=self.data_root,
         )

@@ -114,10 +114,26 @@ def _outcomes(records: Sequence[Record]) -> list[Outcome]:
 
 def _executor(study: Study, place: Place, stack: ExitStack) -> Executor:
     """The executor that a place asks for, to be closed by the stack."""
+    # Another `Study` of the same file: this one has run it, and a module cannot be sent to workers.
+    setup, workers = Study(study.path).load, max(place.workers, 1)
+    on_gpu = torch.device(place.device).type == "cuda"
+    if place.executor == "ray":
+        from flatminima.study.executors.on_ray import RayTasks
+
+        tasks = RayTasks(workers, setup, address=place.address, gpus=float(on_gpu))
+        return stack.enter_context(tasks)
+    if place.executor == "slurm":
+        from flatminima.study.executors.on_slurm import SlurmArray
+
+        logs = place.folder / study.name / "jobs"
+        cluster = place.address or "slurm"
+        return stack.enter_context(
+            SlurmArray(logs, workers, setup, cluster=cluster, gpus=int(on_gpu))
+        )
     if place.workers == 0:
         return ThisProcess()
-    # Another `Study` of the same file: this one has run it, and a module cannot be sent to workers.
-    return stack.enter_context(LocalPool(place.workers, setup=Study(study.path).load))
+    gpus = torch.cuda.device_count() if on_gpu else 0
+    return stack.enter_context(LocalPool(workers, setup, gpus=gpus))
 
 
 def _fetch(todo: Sequence[Record], place: Place, *, download: bool) -> None:
@@ -128,14 +144,32 @@ def _fetch(todo: Sequence[Record], place: Place, *, download: bool) -> None:
 
 
 def _carried_out(todo: Sequence[Record], place: Place, executor: Executor) -> Iterator[Record]:
-    """Carry out runs, and yield each record when it is complete, in the order of the runs."""
+    """Carry out runs, and yield each record when it is complete, in the order of the runs.
+
+    What another sweep is busy with comes last: by then it may have ended.
+    """
+    busy: list[Record] = []
+    for record, ended in _performed(todo, place, executor, wait=False):
+        if ended:
+            yield record
+        else:
+            busy.append(record)
+    for record, _ in _performed(busy, place, executor, wait=True):
+        yield record
+
+
+def _performed(
+    records: Sequence[Record], place: Place, executor: Executor, *, wait: bool
+) -> Iterator[tuple[Record, bool]]:
+    """Carry out runs; yield each record, and whether it is complete."""
     waiting: list[tuple[Record, Handle]] = []
-    for record in todo:
-        task = partial(perform, study=record.study, place=place)
+    for record in records:
+        task = partial(perform, study=record.study, place=place, wait=wait)
         waiting.append((record, executor.submit(task, record.run)))
     for record, handle in waiting:
         try:
-            handle.result()
+            ended = bool(handle.result())
         except Exception as error:  # the worker died, or could not take the run
             record.fail(error, place.device)
-        yield record
+            ended = True
+        yield record, ended

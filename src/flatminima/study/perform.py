@@ -15,15 +15,27 @@ __all__ = ["perform", "summary"]
 Json = dict[str, Any]
 
 
-def perform(run: Experiment, *, study: str, place: Place) -> None:
-    """Carry out a run and leave its record, whatever becomes of it.
+def perform(run: Experiment, *, study: str, place: Place, wait: bool = True) -> bool:
+    """Carry out a run and leave its record, whatever becomes of it; one that ended stays as it is.
 
     Args:
         run: The run.
         study: The name of its study.
         place: Where; the record goes below `place.folder`.
+        wait: What to do while another sweep carries out the same run: wait for it, or come back.
+
+    Returns:
+        Whether the run has a result now; False only if another sweep is busy with it.
     """
     record = Record(place.folder, study, run)
+    with record.claimed(wait=wait) as mine:
+        if mine and not record.ended:
+            _carry_out(run, record, place)
+    return mine
+
+
+def _carry_out(run: Experiment, record: Record, place: Place) -> None:
+    """Carry out a run that nobody else is busy with."""
     record.begin(place.device)
     try:
         own = (

@@ -8,11 +8,14 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
+
+from filelock import FileLock, Timeout
 
 from flatminima.study.provenance import code, code_text, machine
 from flatminima.study.run import CRITERION, Experiment, as_json
@@ -37,6 +40,7 @@ class Record:
         self.run = run
         self.study = study
         self.folder = root / study / "runs" / run.key
+        self._claim = root / study / "claims" / run.key
 
     @property
     def result(self) -> Mapping[str, Any] | None:
@@ -47,6 +51,30 @@ class Record:
     def ended(self) -> bool:
         """Whether the run ended, well or diverged, and need not be carried out again."""
         return (self.result or {}).get("status") in ENDED
+
+    @contextmanager
+    def claimed(self, *, wait: bool) -> Generator[bool]:
+        """Keep other sweeps from carrying out the same run at the same time.
+
+        The claim is a lock on a file, which the system lifts however this process ends.
+
+        Args:
+            wait: Whether to wait until nobody else has it.
+
+        Yields:
+            Whether this process has it.
+        """
+        self._claim.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._claim)
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def begin(self, device: str) -> None:
         """Write what is known beforehand, and drop what a run that was killed has left."""
@@ -69,11 +97,12 @@ class Record:
         write_json(self.folder / "result.json", result)
 
     def fail(self, error: Exception, device: str) -> None:
-        """Write that the run could not be carried out, unless it left a result after all."""
-        if not self.ended:
-            self.begin(device)
-            said = "".join(traceback.format_exception(error))
-            self.end({"status": "failed", "error": said})
+        """Write that the run could not be carried out, unless somebody did it or is doing it."""
+        with self.claimed(wait=False) as mine:
+            if mine and not self.ended:
+                self.begin(device)
+                said = "".join(traceback.format_exception(error))
+                self.end({"status": "failed", "error": said})
 
 
 class StudyRecord:

@@ -1,43 +1,23 @@
-"""What carries out the runs of a study: this process, or a pool of workers on this machine.
-
-Anything else will do that has `submit(fn, run)` and returns something with `result()`; nothing
-besides these two is used, because other libraries share no more.
-"""
+"""Tasks in this process, one after another, or in a pool of workers on this machine."""
 
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing.connection import wait
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 
-__all__ = ["Executor", "Handle", "Later", "LocalPool", "ThisProcess", "one_thread"]
+from flatminima.study.executors.task import Setup, Task, one_thread
 
-Task = Callable[[Any], Any]
-
-
-class Handle(Protocol):
-    """Something that will have a result."""
-
-    def result(self) -> Any:  # noqa: ANN401 - whatever the task returns
-        """Wait for the result, or raise what the task raised."""
-        ...
-
-
-class Executor(Protocol):
-    """Something that carries out tasks."""
-
-    def submit(self, fn: Task, run: Any, /) -> Handle:  # noqa: ANN401 - whatever the task takes
-        """Begin `fn(run)`, now or later."""
-        ...
+__all__ = ["Later", "LocalPool", "ThisProcess"]
 
 
 class ThisProcess:
@@ -80,15 +60,23 @@ class LocalPool:
     other is touched. Workers are spawned, not forked: a fork copies the locks of threads that it
     does not copy. They end with their parent, however it ends.
 
+    Every worker keeps to cores of its own, an equal share of those that this process may use; with
+    GPUs, to one of them, in turn.
+
     Args:
         workers: How many.
         setup: Called first in every worker; sent there by pickle.
+        gpus: How many GPUs there are to share; 0 if none is used.
     """
 
-    def __init__(self, workers: int, setup: Callable[[], None] | None = None) -> None:
+    def __init__(self, workers: int, setup: Setup | None = None, *, gpus: int = 0) -> None:
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}.")
         self._setup = setup
+        self._seats = [
+            _Seat(cores=share, gpu=index % gpus if gpus else None)
+            for index, share in enumerate(shares(_cores(), workers))
+        ]
         self._threads = ThreadPoolExecutor(workers)
         self._mine = threading.local()
         self._alive: list[_Worker] = []
@@ -130,7 +118,8 @@ class LocalPool:
     def _worker(self) -> "_Worker":
         """The worker of the calling thread."""
         if getattr(self._mine, "worker", None) is None:
-            self._mine.worker = _Worker(self._setup)
+            self._mine.seat = getattr(self._mine, "seat", None) or self._seats.pop()
+            self._mine.worker = _Worker(self._mine.seat, self._setup)
             self._alive.append(self._mine.worker)
         return self._mine.worker
 
@@ -142,12 +131,57 @@ class LocalPool:
             worker.close()
 
 
+@dataclass(frozen=True)
+class _Seat:
+    """What one worker keeps to."""
+
+    cores: frozenset[int]
+    """Cores; none where the system does not say which there are."""
+    gpu: int | None
+    """A GPU, by its number among those that are visible."""
+
+    def take(self) -> None:
+        """Keep to it from now on; torch has not looked for GPUs yet."""
+        if self.cores:
+            os.sched_setaffinity(0, self.cores)
+        if self.gpu is not None:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            mine = visible.split(",")[self.gpu] if visible else str(self.gpu)
+            os.environ["CUDA_VISIBLE_DEVICES"] = mine
+
+
+def _cores() -> list[int]:
+    """The cores that this process may use, where the system says it."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return sorted(affinity(0)) if affinity else []
+
+
+def shares(cores: Sequence[int], workers: int) -> list[frozenset[int]]:
+    """As equal shares of the cores as there can be; workers beyond the cores share them in turn.
+
+    Args:
+        cores: The numbers of the cores.
+        workers: How many shares.
+
+    Returns:
+        One set of cores per worker.
+
+    Example:
+        >>> [sorted(share) for share in shares([0, 1, 2, 3], 2)]
+        [[0, 2], [1, 3]]
+        >>> [sorted(share) for share in shares([0, 1], 3)]
+        [[0], [1], [0]]
+    """
+    taken = min(workers, len(cores)) or 1
+    return [frozenset(cores[index % taken :: taken]) for index in range(workers)]
+
+
 class _Worker:
     """One spawned process."""
 
-    def __init__(self, setup: Callable[[], None] | None) -> None:
+    def __init__(self, seat: _Seat, setup: Setup | None) -> None:
         self._pool = ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(setup,)
+            1, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(seat, setup)
         )
         self._pid: int | None = None
 
@@ -167,8 +201,9 @@ class _Worker:
         self._pool.shutdown(wait=True)
 
 
-def _begin(setup: Callable[[], None] | None) -> None:
+def _begin(seat: _Seat, setup: Setup | None) -> None:
     """The first thing a worker does."""
+    seat.take()
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if setup is not None:
@@ -181,14 +216,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
-
-
-@contextmanager
-def one_thread() -> Generator[None]:
-    """Let torch use one thread, as workers do: a sum in another order is another number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
