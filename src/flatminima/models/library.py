@@ -35,7 +35,7 @@ class Timm:
             self.name, pretrained=False, num_classes=classes, in_chans=shape[0]
         )
         if self.weights is not None:
-            head = str(model.pretrained_cfg.get("classifier", "")) if self.new_head else None
+            head = getattr(model, "pretrained_cfg", {}).get("classifier") if self.new_head else None
             load_weights(model, self.weights, self.sha256, skip=[head] if head else ())
         return model
 
