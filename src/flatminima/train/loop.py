@@ -117,7 +117,9 @@ def train(
         with steps_shown(work.steps, work.step, name) as shown:
             while work.step < work.steps:
                 began, first = time.perf_counter(), work.step
-                epoch, lr = first // per_epoch + 1, work.scheduler.get_last_lr()[0]
+                epoch = first // per_epoch + 1
+                if first % per_epoch == 0:
+                    work.lr = work.scheduler.get_last_lr()[0]
                 before = work.order.get_state()
                 losses: list[Tensor] = []
                 work.net.train()
@@ -147,7 +149,7 @@ def train(
                 # --- what the epoch came to
                 if epoch % training.evaluation.every == 0 or work.step == work.steps:
                     row: Row = {"kind": "epoch", "epoch": epoch, "step": work.step}
-                    row |= _scores(work, parts, also or {}) | {"lr": lr, "seconds": seconds}
+                    row |= _scores(work, parts, also or {}) | {"lr": work.lr, "seconds": seconds}
                     if training.rule:
                         row["rho"] = training.rule.rho
                     work.rows.append(row)

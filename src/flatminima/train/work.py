@@ -56,6 +56,8 @@ class Work:
     """How many steps the run has."""
     step: int = 0
     """How many are done."""
+    lr: float = 0.0
+    """The learning rate at the start of this epoch."""
     rows: list[Row] = field(default_factory=list[Row])
     """What was logged so far."""
     _share: float = 1.0
@@ -174,6 +176,7 @@ class Work:
         """
         state = {
             "step": self.step,
+            "lr": self.lr,
             "order": order,
             "random": self.here.gathered(_random(self.device)),
             "rows": self.rows,
@@ -199,6 +202,7 @@ class Work:
             if name in state:
                 getattr(self, name).load_state_dict(state[name])
         self.step, self.rows, self.shares.rows = state["step"], state["rows"], state["shares"]
+        self.lr = state["lr"]
         self.order.set_state(state["order"])
         random = state["random"][self.here.rank]
         torch.set_rng_state(random["cpu"])
