@@ -522,6 +522,13 @@ def test_a_checkpoint_that_was_cut_short_is_not_seen(parts, tmp_path):
     assert checkpoints.last()[1]["step"] == 3
 
 
+def test_a_run_of_a_few_steps_can_be_continued_to_the_whole_run(parts, tmp_path):
+    checkpoints = Checkpoints(folder=tmp_path)
+    train(replace(SAM, steps=4), parts, checkpoints=checkpoints)
+    resumed = train(SAM, parts, checkpoints=checkpoints)
+    assert same(weights(resumed), weights(train(SAM, parts)))
+
+
 def test_a_run_that_has_ended_trains_no_further(parts, tmp_path):
     checkpoints = Checkpoints(folder=tmp_path)
     one = train(PLAIN, parts, checkpoints=checkpoints)

@@ -161,7 +161,8 @@ def train(
                     work.rows.append(_region_row(work.shares.rows.pop(0), per_epoch))
                     log(work.rows[-1])
                 if checkpoints and checkpoints.due(work.step, epoch_ends=True):
-                    work.save(checkpoints, work.order.get_state())
+                    whole_epoch = work.step % per_epoch == 0
+                    work.save(checkpoints, work.order.get_state() if whole_epoch else before)
     return Trained(
         model=work.net,
         epochs=work.epochs,
