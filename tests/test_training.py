@@ -454,6 +454,20 @@ def test_a_run_that_was_stopped_at_any_step_goes_on_bit_for_bit(
         assert same(resumed.average.parameters(), expected.average.parameters())
 
 
+def test_a_run_on_files_goes_on_bit_for_bit_too(tmp_path):
+    torch.set_default_dtype(torch.float32)
+    write_folder(tmp_path / "pets")
+    data = ImageFolder(path="pets", classes=3, train=12, validation=6, test=6, size=16, resize=20)
+    training = replace(
+        EVERYTHING, data=data, loss=Loss(), augment=Augment(), epochs=2, batch_size=4
+    )
+    files = data.load(str(tmp_path))
+    expected = train(training, files)
+    checkpoints = Checkpoints(folder=tmp_path / "run")
+    train(replace(training, steps=2), files, checkpoints=checkpoints)
+    assert same(weights(train(training, files, checkpoints=checkpoints)), weights(expected))
+
+
 def untimed(rows):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from flatminima.data.augment import Augment
+from flatminima.data.augment import Augment, by_policy
 from flatminima.data.parts import Part
 from flatminima.data.photos import Photos
 
@@ -40,21 +40,22 @@ def batches(
         Inputs, labels, and the batch's random numbers as far as they are not used.
     """
     images = part.images
+    read: Iterator[Tensor] | None = None
     if isinstance(images, Photos):
-        read = _Reader(images, order, augment, seed)
+        # Its own generator: else it would draw a number of everybody's at the start of an epoch.
         loader: Any = DataLoader(
-            read, batch_size=None, num_workers=workers, persistent_workers=False
+            _Reader(images, order, augment, seed),
+            batch_size=None,
+            num_workers=workers,
+            generator=torch.Generator(),
         )
-    else:
-        loader = None
-    pixels_of = iter(loader) if loader is not None else None
+        read = iter(loader)
     for place, index in enumerate(order):
         generator = torch.Generator().manual_seed(seed(place))
         index = index.to(part.labels.device)
-        if pixels_of is not None:
-            pixels = next(pixels_of).to(part.labels.device)
+        if read is not None:
+            pixels = next(read).to(part.labels.device)
         else:
-            assert isinstance(images, Tensor)
             pixels = images[index]
             pixels = pixels if augment is None else augment.pixels(pixels, generator)
         x = part.numbers(pixels)
@@ -88,8 +89,6 @@ class _Reader(Dataset[Tensor]):
 def _piece(files: Photos, position: int, augment: Augment) -> Tensor:
     """A random piece of an image, resized, perhaps mirrored, changed by the policy."""
     from torchvision.transforms import v2
-
-    from flatminima.data.augment import by_policy
 
     image = v2.RandomResizedCrop(files.size, scale=augment.scale, antialias=True)(
         files.decoded(position)

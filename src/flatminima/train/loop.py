@@ -119,7 +119,7 @@ def train(
                 began, first = time.perf_counter(), work.step
                 epoch = first // per_epoch + 1
                 if first % per_epoch == 0:
-                    work.lr = work.scheduler.get_last_lr()[0]
+                    work.lr = float(work.scheduler.get_last_lr()[0])
                 before = work.order.get_state()
                 losses: list[Tensor] = []
                 work.net.train()
