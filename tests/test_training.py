@@ -528,6 +528,11 @@ def test_the_best_and_the_last_weights_are_kept_and_no_others(parts, tmp_path):
     assert same([value.detach() for value in net.state_dict().values()], weights(trained))
 
 
+def test_the_end_is_saved_however_often_the_rest_is(parts, tmp_path):
+    train(PLAIN, parts, checkpoints=Checkpoints(folder=tmp_path, every=4))
+    assert last_step(tmp_path) == 9
+
+
 def test_a_checkpoint_that_was_cut_short_is_not_seen(parts, tmp_path):
     checkpoints = Checkpoints(folder=tmp_path)
     train(replace(PLAIN, steps=3), parts, checkpoints=checkpoints)

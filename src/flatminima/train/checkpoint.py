@@ -31,7 +31,7 @@ class Checkpoints:
     folder: Path
     """Where the files are."""
     every: int | None = None
-    """Steps between two checkpoints; None saves after each epoch alone."""
+    """Steps between two checkpoints; None saves after each epoch alone. The end is always saved."""
 
     def __post_init__(self) -> None:
         if self.every is not None and self.every < 1:

@@ -160,7 +160,8 @@ def train(
                 while work.shares.rows:
                     work.rows.append(_region_row(work.shares.rows.pop(0), per_epoch))
                     log(work.rows[-1])
-                if checkpoints and checkpoints.due(work.step, epoch_ends=True):
+                ended = work.step == work.steps
+                if checkpoints and (ended or checkpoints.due(work.step, epoch_ends=True)):
                     whole_epoch = work.step % per_epoch == 0
                     work.save(checkpoints, work.order.get_state() if whole_epoch else before)
     return Trained(
