@@ -87,10 +87,9 @@ def cropped(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     top, left = begins.to(images.device)
     rows = top[:, None] + torch.arange(height, device=images.device)
     columns = left[:, None] + torch.arange(width, device=images.device)
-    which = torch.arange(count, device=images.device)
-    wide = wide.permute(0, 2, 3, 1)  # so that a pixel's channels are taken together
-    pieces = wide[which[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return pieces.permute(0, 3, 1, 2)
+    place = rows[:, :, None] * wide.shape[3] + columns[:, None, :]
+    place = place.view(count, 1, -1).expand(-1, images.shape[1], -1)
+    return wide.flatten(2).gather(2, place).view(images.shape)
 
 
 def flipped(images: Tensor, generator: torch.Generator) -> Tensor:
