@@ -14,7 +14,7 @@ from flatminima.objective import Objective
 from flatminima.regions import Region
 from flatminima.train import SGD, AdamW, Diverged, Measure, Member, Training, measured, train
 from flatminima.train.evaluate import evaluate
-from flatminima.train.optimizer import schedule
+from flatminima.train.schedule import schedule
 
 DATA = Digits(train=90, validation=40, test=50, noise=0.4)
 PLAIN = Training(
@@ -173,9 +173,9 @@ def test_settings_that_make_no_sense_are_refused():
         replace(PLAIN, epochs=0)
     with pytest.raises(ValueError, match="batch_size must be at least 1 example, got 0"):
         replace(PLAIN, batch_size=0)
-    with pytest.raises(ValueError, match="schedule must be one of cosine, constant, got 'step'"):
+    with pytest.raises(ValueError, match="schedule must be one of cosine, .*, got 'step'"):
         replace(PLAIN, schedule="step")
-    with pytest.raises(ValueError, match="schedule must be one of cosine, constant, got 'step'"):
+    with pytest.raises(ValueError, match="schedule must be one of cosine, .*, got 'step'"):
         schedule("step", SGD().build([torch.nn.Parameter(torch.zeros(1))]), 3)
     for optimizer in (SGD, AdamW):
         with pytest.raises(ValueError, match="lr must be > 0, got 0"):

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import torch
 
-from flatminima.data.checks import check_counts, check_noise
-from flatminima.data.parts import Part, Parts
+from flatminima.data.images import Images
+from flatminima.data.parts import Part
 
 __all__ = ["Digits", "digits"]
 
@@ -15,8 +15,11 @@ PEAK = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Digits:
-    """Settings of the digits: 1797 images, (1, 8, 8), cut into three parts."""
+class Digits(Images):
+    """Settings of the digits: 1797 images, (1, 8, 8), cut into three parts.
+
+    Source: Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, the test set.
+    """
 
     classes: ClassVar[int] = 10
     train: int = 1000
@@ -25,32 +28,11 @@ class Digits:
     """Examples to choose by."""
     test: int = 500
     """Examples to report on."""
-    noise: float = 0.0
-    """Share of training and validation labels that are flipped to another class."""
-    seed: int = 0
-    """Decides which labels are flipped."""
-    split_seed: int = 0
-    """Decides which image is in which part."""
 
-    def __post_init__(self) -> None:
-        check_counts(train=self.train, validation=self.validation, test=self.test)
-        check_noise(self.noise)
-
-    def load(self, root: str | None = None, *, download: bool = False) -> Parts:
-        """The three parts.
-
-        Args:
-            root: Not used: the images are part of scikit-learn.
-            download: Not used.
-
-        Returns:
-            The parts, on the CPU.
-
-        Source: Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, the test set.
-        """
+    def published(self, root: str | None, *, download: bool) -> tuple[Part, None, int]:
+        """All images; `root` and `download` are not used: they are part of scikit-learn."""
         del root, download
-        parts = digits().split((self.train, self.validation, self.test), self.split_seed)
-        return Parts.of(*parts, classes=self.classes, noise=self.noise, seed=self.seed)
+        return digits(), None, self.classes
 
 
 @cache

@@ -1,7 +1,6 @@
-"""MNIST: handwritten digits of 28 by 28 pixels, read from files that the user has or downloads."""
+"""MNIST and Fashion-MNIST: grey images of 28 by 28 pixels, read from files that the user has."""
 
 import gzip
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flatminima.data.checks import check_counts, check_noise
-from flatminima.data.parts import Part, Parts
+from flatminima.data.files import fetched, found, root_folder
+from flatminima.data.images import Images
+from flatminima.data.parts import Part
 
-__all__ = ["ROOT_VARIABLE", "Mnist", "mnist"]
+__all__ = ["FashionMnist", "Mnist", "idx_images"]
 
 PEAK = 255
-ROOT_VARIABLE = "FLATMINIMA_DATA"
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -25,8 +24,11 @@ FILES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mnist:
-    """Settings of MNIST: 60 000 images to learn from and 10 000 to test on, (1, 28, 28)."""
+class Mnist(Images):
+    """Settings of MNIST: 60 000 images to learn from and 10 000 to test on, (1, 28, 28).
+
+    Source: LeCun et al. 1998; files and reader as in torchvision, in `MNIST/raw` below the root.
+    """
 
     classes: ClassVar[int] = 10
     train: int = 50_000
@@ -35,55 +37,49 @@ class Mnist:
     """Examples to choose by, from the same 60 000."""
     test: int = 10_000
     """Examples to report on, from the published test set."""
-    noise: float = 0.0
-    """Share of training and validation labels that are flipped to another class."""
-    seed: int = 0
-    """Decides which labels are flipped."""
-    split_seed: int = 0
-    """Decides which image is in which part."""
 
-    def __post_init__(self) -> None:
-        check_counts(train=self.train, validation=self.validation, test=self.test)
-        check_noise(self.noise)
+    def published(self, root: str | None, *, download: bool) -> tuple[Part, Part, int]:
+        """All images with true labels; see `Images`."""
+        return *_published("MNIST", root, download=download), self.classes
 
-    def load(self, root: str | None = None, *, download: bool = False) -> Parts:
-        """The three parts.
 
-        Args:
-            root: The folder that holds `MNIST/raw`; None takes it from the environment variable
-                FLATMINIMA_DATA.
-            download: Whether to fetch the files if they are missing.
+@dataclass(frozen=True, kw_only=True)
+class FashionMnist(Images):
+    """Settings of Fashion-MNIST: pieces of clothing in the form of MNIST.
 
-        Returns:
-            The parts, on the CPU.
+    Source: Xiao et al. 2017, arXiv:1708.07747; in `FashionMNIST/raw` below the root.
+    """
 
-        Raises:
-            ValueError: If no root is given, or a file is missing or unreadable.
+    classes: ClassVar[int] = 10
+    train: int = 50_000
+    """Examples to fit."""
+    validation: int = 10_000
+    """Examples to choose by, from the same 60 000."""
+    test: int = 10_000
+    """Examples to report on, from the published test set."""
 
-        Source: LeCun et al. 1998; files and reader as in torchvision.
-        """
-        folder = root or os.environ.get(ROOT_VARIABLE)
-        if not folder:
-            raise ValueError(
-                f"data root must be given, got none: pass --data-root PATH or set {ROOT_VARIABLE}; "
-                "--download fetches MNIST into it."
-            )
-        if download:
-            _fetch(Path(folder))
-        learn = mnist(folder, "train")
-        train, validation = learn.split((self.train, self.validation), self.split_seed)
-        (test,) = mnist(folder, "test").split((self.test,), self.split_seed)
-        return Parts.of(
-            train, validation, test, classes=self.classes, noise=self.noise, seed=self.seed
-        )
+    def published(self, root: str | None, *, download: bool) -> tuple[Part, Part, int]:
+        """All images with true labels; see `Images`."""
+        return *_published("FashionMNIST", root, download=download), self.classes
+
+
+def _published(folder: str, root: str | None, *, download: bool) -> tuple[Part, Part]:
+    """The training and the test images of a folder, fetched by the class of the same name."""
+    import torchvision.datasets
+
+    above = root_folder(root, folder)
+    if download:
+        fetched(lambda: getattr(torchvision.datasets, folder)(above, download=True), folder, above)
+    return idx_images(above, folder, "train"), idx_images(above, folder, "test")
 
 
 @cache
-def mnist(root: str, part: str) -> Part:
+def idx_images(root: str, folder: str, part: str) -> Part:
     """The published training or test images with their true labels.
 
     Args:
-        root: The folder that holds `MNIST/raw`, with the four files as published (`.gz`) or
+        root: The folder of all data.
+        folder: The one in it that holds `raw`, with the four files as published (`.gz`) or
             unpacked.
         part: `train` or `test`.
 
@@ -92,7 +88,7 @@ def mnist(root: str, part: str) -> Part:
     """
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
-    images_file, labels_file = (Path(root, "MNIST", "raw", name) for name in FILES[part])
+    images_file, labels_file = (Path(root, folder, "raw", name) for name in FILES[part])
     images = _read(images_file, read_image_file).unsqueeze(1)
     labels = _read(labels_file, read_label_file)
     return Part(images=images, labels=labels, clean_labels=labels, peak=PEAK)
@@ -100,22 +96,14 @@ def mnist(root: str, part: str) -> Part:
 
 def _read(path: Path, reader: Callable[[str], Tensor]) -> Tensor:
     """The tensor in an IDX file, packed or not."""
-    packed = path.with_name(path.name + ".gz")
+    there = found([path, path.with_name(path.name + ".gz")])
     try:
-        if path.is_file():
-            return reader(str(path))
-        if packed.is_file():
-            return _unpacked(packed, reader)
+        return reader(str(path)) if there == path else _unpacked(there, reader)
     except (OSError, EOFError, ValueError, RuntimeError, AssertionError, TypeError) as error:
-        found = path if path.is_file() else packed
         raise ValueError(
-            f"data root must hold readable files, got {str(found)!r}, which is not ({error}): "
+            f"data root must hold readable files, got {str(there)!r}, which is not ({error}): "
             "remove it and pass --download to fetch it again."
         ) from error
-    raise ValueError(
-        f"data root must hold the file {path.name} (or {packed.name}), got none in "
-        f"{str(path.parent)!r}: pass --download to fetch it, or --data-root PATH."
-    )
 
 
 def _unpacked(packed: Path, reader: Callable[[str], Tensor]) -> Tensor:
@@ -124,16 +112,3 @@ def _unpacked(packed: Path, reader: Callable[[str], Tensor]) -> Tensor:
         path = Path(folder, packed.stem)
         path.write_bytes(gzip.decompress(packed.read_bytes()))
         return reader(str(path))
-
-
-def _fetch(root: Path) -> None:
-    """Download the four files into `root/MNIST/raw`, unless they are there."""
-    from torchvision.datasets import MNIST
-
-    try:
-        MNIST(root, download=True)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"data root must be a folder that MNIST can be downloaded into, got {str(root)!r}: "
-            f"{error}"
-        ) from error

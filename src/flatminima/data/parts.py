@@ -1,4 +1,4 @@
-"""Images and labels in memory, in three parts: training, validation and test."""
+"""Images and labels in three parts: training, validation and test."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,24 +7,28 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from flatminima.data.noise import symmetric
+from flatminima.data.photos import Photos
 from flatminima.data.split import stratified
 
 __all__ = ["Part", "Parts"]
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
     """Images with the labels to learn from and the labels that are true."""
 
-    images: Tensor
-    """The images as they were stored: uint8, (n, channels, height, width)."""
+    images: Tensor | Photos
+    """The images as they were stored: uint8, (n, channels, height, width); or files of them."""
     labels: Tensor
     """The labels as given, some of them flipped: int64, (n,)."""
     clean_labels: Tensor
     """The true labels: int64, (n,)."""
     peak: int
     """The pixel value that becomes 1.0."""
+    statistics: Statistics | None = None
+    """Mean and standard deviation per channel, for standardised inputs; None leaves [0, 1]."""
 
     def __post_init__(self) -> None:
         if not len(self.images) == len(self.labels) == len(self.clean_labels):
@@ -48,32 +52,39 @@ class Part:
         return self.labels != self.clean_labels
 
     def inputs(self, index: Tensor | slice = slice(None)) -> Tensor:
-        """The images as floating point numbers in [0, 1], made on the device they lie on."""
-        return self.images[index].to(torch.get_default_dtype()) / self.peak
+        """The images as floating point numbers, made on the device they lie on."""
+        return self.numbers(self.images[index].to(self.labels.device))
+
+    def numbers(self, pixels: Tensor) -> Tensor:
+        """Stored pixels as numbers in [0, 1], or standardised per channel."""
+        x = pixels.to(torch.get_default_dtype()) / self.peak
+        if self.statistics is None:
+            return x
+        mean, deviation = (x.new_tensor(values).view(-1, 1, 1) for values in self.statistics)
+        return (x - mean) / deviation
 
     def take(self, index: Tensor | slice) -> Self:
         """The examples at some positions."""
-        return self._map(lambda values: values[index])
+        images = self.images
+        return replace(
+            self,
+            images=images.take(index) if isinstance(images, Photos) else images[index],
+            labels=self.labels[index],
+            clean_labels=self.clean_labels[index],
+        )
 
     def split(self, counts: Sequence[int], seed: int) -> tuple[Self, ...]:
         """Disjoint parts with the classes in equal proportions; see `stratified`."""
         return tuple(self.take(index) for index in stratified(self.clean_labels, counts, seed))
 
-    def noisy(self, rate: float, classes: int, seed: int) -> Self:
-        """The examples with a share of their labels flipped; see `symmetric`."""
-        return replace(self, labels=symmetric(self.clean_labels, classes, rate, seed))
-
     def to(self, device: torch.device | str) -> Self:
-        """The same examples on a device."""
-        return self._map(lambda values: values.to(device))
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The part with every tensor changed in the same way."""
+        """The same examples on a device; files stay where they are."""
+        images = self.images
         return replace(
             self,
-            images=change(self.images),
-            labels=change(self.labels),
-            clean_labels=change(self.clean_labels),
+            images=images if isinstance(images, Photos) else images.to(device),
+            labels=self.labels.to(device),
+            clean_labels=self.clean_labels.to(device),
         )
 
 
@@ -92,22 +103,13 @@ class Parts:
 
     def to(self, device: torch.device | str) -> Self:
         """The same data on a device."""
+        return self.map(lambda part: part.to(device))
+
+    def map(self, change: Callable[[Part], Part]) -> Self:
+        """The data with every part changed in the same way."""
         return replace(
             self,
-            train=self.train.to(device),
-            validation=self.validation.to(device),
-            test=self.test.to(device),
-        )
-
-    @classmethod
-    def of(
-        cls, train: Part, validation: Part, test: Part, *, classes: int, noise: float, seed: int
-    ) -> Self:
-        """Clean parts put together, with label noise in all but the test part."""
-        return cls(
-            # Two seeds, so that the two parts do not have their labels flipped at the same places.
-            train=train.noisy(noise, classes, 2 * seed),
-            validation=validation.noisy(noise, classes, 2 * seed + 1),
-            test=test,
-            classes=classes,
+            train=change(self.train),
+            validation=change(self.validation),
+            test=change(self.test),
         )

@@ -3,19 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ResNet", "resnet18", "resnet34"]
+from flatminima.models.architecture import initialised
+
+__all__ = ["CifarResNet", "ResNet", "resnet18", "resnet34"]
 
 Norm = Literal["group", "batch"]
+Kind = Literal["basic", "bottleneck"]
+DEPTHS: dict[int, tuple[Kind, tuple[int, ...]]] = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+}
+EXPANSION = 4  # a bottleneck ends with four times its width
+
+
+@dataclass(frozen=True, kw_only=True)
+class CifarResNet:
+    """Settings of a residual network for small images.
+
+    Example:
+        >>> from flatminima.models.architecture import parameters
+        >>> parameters(CifarResNet(depth=18).build((3, 32, 32), 10))
+        11173962
+    """
+
+    depth: int = 18
+    """18 and 34 have basic blocks, 50, 101 and 152 bottlenecks."""
+    width: int = 64
+    """Channels of the first stage."""
+    norm: Norm = "batch"
+    """What follows each convolution: BatchNorm, or GroupNorm with `width // 2` groups."""
+
+    def __post_init__(self) -> None:
+        if self.depth not in DEPTHS:
+            raise ValueError(
+                f"depth must be one of {', '.join(map(str, DEPTHS))}, got {self.depth}."
+            )
+        _norm(self.norm, self.width)
+
+    def build(self, shape: Sequence[int], classes: int) -> nn.Module:
+        """The network for images of a shape, (channels, height, width)."""
+        kind, blocks = DEPTHS[self.depth]
+        net = ResNet(
+            blocks,
+            width=self.width,
+            classes=classes,
+            channels=shape[0],
+            norm=self.norm,
+            kind=kind,
+        )
+        return initialised(net)
 
 
 class ResNet(nn.Module):
-    """A residual network with basic blocks: a 3x3 stem, four stages, global average pooling.
+    """A residual network: a 3x3 stem, four stages, global average pooling.
 
     Args:
         blocks: Blocks in each of the four stages, whose widths double and whose sizes halve.
@@ -23,6 +73,7 @@ class ResNet(nn.Module):
         classes: Number of classes.
         channels: Channels of the images.
         norm: `batch` normalisation, or `group` normalisation with `width // 2` groups.
+        kind: `basic` blocks, or `bottleneck` blocks whose stride is in the 3x3 convolution.
 
     Raises:
         ValueError: If `width` is odd with group normalisation, or `norm` is unknown.
@@ -43,9 +94,11 @@ class ResNet(nn.Module):
         classes: int = 10,
         channels: int = 3,
         norm: Norm = "group",
+        kind: Kind = "basic",
     ) -> None:
         super().__init__()
         layer = _norm(norm, width)
+        block, widens = (_Block, 1) if kind == "basic" else (_Bottleneck, EXPANSION)
         widths = [width * 2**stage for stage in range(len(blocks))]
         self.stem = nn.Sequential(_conv(channels, width, 1), layer(width), nn.ReLU())
         stages: list[nn.Module] = []
@@ -53,8 +106,8 @@ class ResNet(nn.Module):
         for stage, (count, here) in enumerate(zip(blocks, widths, strict=True)):
             strides = [1 if stage == 0 else 2] + [1] * (count - 1)
             for stride in strides:
-                stages.append(_Block(before, here, stride, layer))
-                before = here
+                stages.append(block(before, here, stride, layer))
+                before = here * widens
         self.stages = nn.Sequential(*stages)
         self.head = nn.Linear(before, classes)
 
@@ -82,15 +135,35 @@ class _Block(nn.Module):
         super().__init__()
         self.one = nn.Sequential(_conv(before, here, stride), norm(here))
         self.two = nn.Sequential(_conv(here, here, 1), norm(here))
-        changes = stride != 1 or before != here
-        self.shortcut = (
-            nn.Sequential(nn.Conv2d(before, here, 1, stride, bias=False), norm(here))
-            if changes
-            else nn.Identity()
-        )
+        self.shortcut = _shortcut(before, here, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.relu(self.two(functional.relu(self.one(x))) + self.shortcut(x))
+
+
+class _Bottleneck(nn.Module):
+    """A 3x3 convolution between two of 1x1, the last of which widens; and a shortcut."""
+
+    def __init__(
+        self, before: int, here: int, stride: int, norm: Callable[[int], nn.Module]
+    ) -> None:
+        super().__init__()
+        after = here * EXPANSION
+        self.one = nn.Sequential(nn.Conv2d(before, here, 1, bias=False), norm(here))
+        self.two = nn.Sequential(_conv(here, here, stride), norm(here))
+        self.three = nn.Sequential(nn.Conv2d(here, after, 1, bias=False), norm(after))
+        self.shortcut = _shortcut(before, after, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.three(functional.relu(self.two(functional.relu(self.one(x)))))
+        return functional.relu(inner + self.shortcut(x))
+
+
+def _shortcut(before: int, after: int, stride: int, norm: Callable[[int], nn.Module]) -> nn.Module:
+    """The input itself, or a 1x1 convolution of it where its shape changes."""
+    if stride == 1 and before == after:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), norm(after))
 
 
 def _conv(before: int, here: int, stride: int) -> nn.Conv2d:

@@ -4,7 +4,7 @@ import traceback
 from functools import lru_cache
 from typing import Any
 
-from flatminima.data import Digits, Mnist, Parts
+from flatminima.data import Data, Parts
 from flatminima.study.place import Place
 from flatminima.study.record import Record
 from flatminima.study.run import Experiment, Run
@@ -61,7 +61,7 @@ def _training(run: Run, record: Record, place: Place) -> Json:
 
 
 @lru_cache(maxsize=2)  # MNIST takes 55 MB
-def loaded(data: Digits | Mnist, root: str | None) -> Parts:
+def loaded(data: Data, root: str | None) -> Parts:
     """The data of a run, kept for the next one that this process carries out."""
     return data.load(root)
 

@@ -17,8 +17,8 @@ import hashlib
 import json
 import math
 from abc import ABC
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cached_property
 from typing import Any, Literal
@@ -157,7 +157,8 @@ def as_json(value: Any) -> Any:  # noqa: ANN401 - settings have any shape
     """A settings value as plain JSON, the same text for equal values.
 
     A dataclass becomes an object that names its type, so that two components with the same fields
-    are told apart; a member of an enumeration its name in lower case; a set a sorted list; a whole
+    are told apart; fields that were added later are left out at their default, so that the keys of
+    older runs stay; a member of an enumeration its name in lower case; a set a sorted list; a whole
     number is written without a point; a non-finite number is a word.
 
     Args:
@@ -170,7 +171,7 @@ def as_json(value: Any) -> Any:  # noqa: ANN401 - settings have any shape
         TypeError: If the value holds anything else.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        own = {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+        own = {field.name: as_json(getattr(value, field.name)) for field in _told(value)}
         return {"type": type(value).__name__} | own
     if isinstance(value, Enum):
         return value.name.lower()
@@ -188,6 +189,13 @@ def as_json(value: Any) -> Any:  # noqa: ANN401 - settings have any shape
         "a setting must be a dataclass, mapping, sequence, set, enumeration member, number or "
         f"text, got {value!r}: a run is written down as JSON."
     )
+
+
+def _told(value: Any) -> Iterator[Field[Any]]:  # noqa: ANN401 - any dataclass
+    """The fields that are written down: those that came later only where they say something."""
+    for known in fields(value):
+        if not known.metadata.get("later") or getattr(value, known.name) != known.default:
+            yield known
 
 
 def _number(value: float) -> float | int | str:

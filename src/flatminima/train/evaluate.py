@@ -8,7 +8,32 @@ from torch import Tensor, nn
 
 from flatminima.data import Part
 
-__all__ = ["Score", "evaluate"]
+__all__ = ["Evaluation", "Score", "evaluate"]
+
+MANY = 100  # classes from which on the five best guesses are counted too
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Settings of the evaluation through a training."""
+
+    every: int = 1
+    """Epochs between two of them; the last epoch is always evaluated."""
+    examples: int | None = None
+    """At most so many examples of each part, the first ones; None for all."""
+    batch_size: int = 1000
+    """How many go through the network at once."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+
+    def seen(self, part: Part) -> Part:
+        """The examples of a part that are evaluated."""
+        if self.examples is None or self.examples >= len(part):
+            return part
+        return part.take(slice(self.examples))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +48,8 @@ class Score:
     """The same among the examples that kept their label; None if no label was flipped."""
     noisy_accuracy: float | None
     """The same among the flipped ones: what was memorised; None if no label was flipped."""
+    top5_accuracy: float | None = None
+    """Share of the examples whose label is among the five likeliest; None below 100 classes."""
 
 
 @torch.no_grad()
@@ -49,7 +76,15 @@ def evaluate(model: nn.Module, part: Part, *, batch_size: int = 1000) -> Score:
         accuracy=_share(correct),
         clean_accuracy=_share(correct[~part.flipped]) if noisy else None,
         noisy_accuracy=_share(correct[part.flipped]) if noisy else None,
+        top5_accuracy=_share(_among_five(outputs, part.labels))
+        if outputs.shape[1] >= MANY
+        else None,
     )
+
+
+def _among_five(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Where the label is among the five likeliest: bool, (n,)."""
+    return (outputs.topk(5, dim=1).indices == labels[:, None]).any(1)
 
 
 def _share(correct: Tensor) -> float:

@@ -1,12 +1,13 @@
-"""A progress bar that shows only where somebody looks: at a terminal, outside worker processes."""
+"""A progress bar with the time left, where somebody looks: at a terminal, in no worker process."""
 
 import multiprocessing
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
-from rich.progress import track
+from rich.progress import Progress
 
-__all__ = ["epochs", "watched"]
+__all__ = ["steps_shown", "watched"]
 
 
 def watched() -> bool:
@@ -14,7 +15,21 @@ def watched() -> bool:
     return sys.stdout.isatty() and multiprocessing.parent_process() is None
 
 
-def epochs(count: int, label: str) -> Iterable[int]:
-    """The numbers of the epochs from 1 on, with a progress bar if somebody looks."""
-    numbers = range(1, count + 1)
-    return track(numbers, description=label, transient=True) if watched() else numbers
+@contextmanager
+def steps_shown(total: int, done: int, label: str) -> Generator[Callable[[], None]]:
+    """Show how far a training is and how long it takes yet, if somebody looks.
+
+    Args:
+        total: How many steps it has.
+        done: How many are behind it.
+        label: What it is called.
+
+    Yields:
+        What to call after every step.
+    """
+    if not watched():
+        yield lambda: None
+        return
+    with Progress(transient=True) as bar:
+        task = bar.add_task(label, total=total, completed=done)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,84 @@
+"""What a training that was stopped goes on from: the last step that was saved, bit for bit.
+
+A folder holds
+
+    step-N.safetensors    the weights and buffers after step N, for any library that reads them
+    step-N.pt             everything else: optimizer, rule, random numbers, rows so far
+    best.safetensors      the weights of the epoch with the best validation accuracy
+
+Each file is written in one piece, `step-N.pt` last; so a checkpoint is complete if that is there,
+and one that was cut short is not seen. Only the last complete one is kept.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Checkpoints", "save_weights"]
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """Where and how often a training is saved; does not change its result."""
+
+    folder: Path
+    """Where the files are."""
+    every: int | None = None
+    """Steps between two checkpoints; None saves after each epoch alone. The end is always saved."""
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 1:
+            raise ValueError(f"every must be at least 1 step or None, got {self.every}.")
+
+    def due(self, step: int, *, epoch_ends: bool) -> bool:
+        """Whether to save after a step."""
+        return epoch_ends if self.every is None else step % self.every == 0
+
+    def save(self, step: int, weights: Mapping[str, Tensor], state: State) -> None:
+        """Save what there is after a step, and drop what was saved before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_weights(self.folder / f"step-{step}.safetensors", weights)
+        draft = self.folder / f".step-{step}.pt.{os.getpid()}"
+        torch.save(state, draft)
+        os.replace(draft, self.folder / f"step-{step}.pt")
+        for path in self.folder.glob("step-*"):
+            if path.stem != f"step-{step}":
+                path.unlink(missing_ok=True)
+
+    def save_best(self, weights: Mapping[str, Tensor]) -> None:
+        """Save the weights of the best epoch so far."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_weights(self.folder / "best.safetensors", weights)
+
+    def last(self) -> tuple[Mapping[str, Tensor], State] | None:
+        """The weights and the rest of the last complete checkpoint; None if there is none."""
+        from safetensors.torch import load_file
+
+        steps = [int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.pt")]
+        if not steps:
+            return None
+        path = self.folder / f"step-{max(steps)}.pt"
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path.with_suffix(".safetensors")), state
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write weights in one piece: a reader sees the old file or the new one.
+
+    Args:
+        path: The file, `.safetensors`.
+        weights: Tensors by name.
+    """
+    from safetensors.torch import save_file
+
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    # Copies: two names may share their numbers, which the format does not have.
+    save_file({name: value.clone().contiguous() for name, value in weights.items()}, draft)
+    os.replace(draft, path)
