@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import random
 import statistics
 import time
 from collections.abc import Callable, Generator
@@ -38,6 +39,16 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 import flatminima as fm
 from flatminima.models.resnet import resnet18
+
+CYCLE = 5  # steps in a turn: one of LookSAM's, from one SAM step to the next
+CHEAP: dict[str, tuple[str, float, Callable[[], fm.Rule]]] = {  # against what, at most, the rule
+    "momentum_sam": ("plain", 1.05, fm.momentum_sam),
+    "s2_sam": ("plain", 1.05, fm.s2_sam),
+    "lpf_sgd": ("plain", 1.05, fm.lpf_sgd),
+    "random_perturbation": ("plain", 1.05, fm.random_perturbation),
+    "looksam": ("plain", 1.25, lambda: fm.looksam(every=CYCLE)),
+    "friendly_sam": ("sam", 1.05, fm.friendly_sam),
+}
 
 RULES: dict[str, Callable[[], fm.Rule]] = {
     "sam": fm.sam,
@@ -161,17 +172,69 @@ class Live(TorchDispatchMode):
         return result
 
 
+def cheap(model: str, rounds: int, device: torch.device) -> None:
+    """Print what the members with few gradients cost, in turns of `CYCLE` steps each."""
+    made = {"plain": None, "sam": fm.sam()} | {name: rule() for name, (_, _, rule) in CHEAP.items()}
+    turns = {name: trained(model, rule, device) for name, rule in made.items()}
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    for turn in turns.values():
+        turn()
+    order = list(turns)
+    for number in range(rounds):
+        random.Random(number).shuffle(order)
+        for name in order:
+            times[name].append(timed(turns[name], device))
+    print(f"{'member':<22}{'over':>8}{'of medians':>12}{'of minima':>12}{'pairs':>18}{'wanted':>9}")
+    for name, (base, most, _) in CHEAP.items():
+        pairs = [b / a for a, b in zip(times[base], times[name], strict=True)]
+        low, _, high = statistics.quantiles(pairs, n=4)
+        median = statistics.median(times[name]) / statistics.median(times[base])
+        least = min(times[name]) / min(times[base])
+        print(f"{name:<22}{base:>8}{median:>12.3f}{least:>12.3f}", end="")
+        print(f"{f'{low:.3f} to {high:.3f}':>18}{f'<= {most}':>9}", flush=True)
+
+
+def trained(name: str, rule: fm.Rule | None, device: torch.device) -> Callable[[], None]:
+    """A turn of steps with a rule, or of plain ones, on a model of its own."""
+    torch.manual_seed(0)
+    net, batch = MODELS[name]()
+    net.to(device)
+    batch = tuple(tensor.to(device) for tensor in batch)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
+    sharp = None if rule is None else fm.SharpnessAware(net, rule)
+
+    def loss_fn(x: Tensor, y: Tensor) -> Tensor:
+        return functional.cross_entropy(net(x), y)
+
+    def turn() -> None:
+        for _ in range(CYCLE):
+            optimizer.zero_grad()
+            if sharp is None:
+                loss_fn(*batch).backward()
+            else:
+                sharp.backward(loss_fn, *batch)
+            optimizer.step()
+
+    return turn
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--rules", default=",".join(RULES))
     parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--cheap", action="store_true", help="the members with few gradients")
     options = parser.parse_args()
     device = torch.device(options.device)
     threads = f"CPU, {torch.get_num_threads()} threads"
     where = torch.cuda.get_device_name() if device.type == "cuda" else threads
     print(f"torch {torch.__version__}, {where}, {options.rounds} interleaved rounds")
+    if options.cheap:
+        for name in options.models.split(","):
+            print(f"{name}: {CYCLE} steps over {CYCLE} of the other kind")
+            cheap(name, options.rounds, device)
+        return
     print(
         "a step over two plain gradients and the same optimizer step; buffers beyond the gradients"
     )

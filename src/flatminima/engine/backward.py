@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from flatminima.vector import Vector
 
 __all__ = ["SharpnessAware"]
 
+Rounding: TypeAlias = Literal["nearest", "stochastic"]
 VERSION = 1
 FIELDS = ("version", "rule", "m", "step", "memory", "generator")
 
@@ -59,6 +60,9 @@ class SharpnessAware:
             a model in `DistributedDataParallel`).
         same_noise: Whether every pass draws the same dropout masks. The random state after a step
             is the same either way: that after one pass.
+        rounding: How displaced weights of bfloat16 are rounded. `nearest` swallows what is less than
+            half the distance to a weight's neighbour, mostly all of it; `stochastic` takes either
+            neighbour by chance, so that the displacement is right in the mean, and longer.
         ascent_weight_decay: Added to the ascent gradient as `ascent_weight_decay * w`, for sources
             whose loss includes it.
         observe: Functions of a `Step`, called after each conversation; they see what the rule saw.
@@ -94,12 +98,15 @@ class SharpnessAware:
         memory_limit: float | None = None,
         sync: Sync = "global",
         same_noise: bool = True,
+        rounding: Rounding = "nearest",
         ascent_weight_decay: float = 0.0,
         observe: Iterable[Observer] = (),
     ) -> None:
         check_rule(rule)
         if m is not None and (not isinstance(m, int) or isinstance(m, bool) or m < 1):
             raise ValueError(f"m must be a positive whole number or None, got {m!r}")
+        if rounding not in ("nearest", "stochastic"):
+            raise ValueError(f"rounding must be 'nearest' or 'stochastic', got {rounding!r}")
         if not isinstance(ascent_weight_decay, int | float):
             raise TypeError(f"ascent_weight_decay must be a number, got {ascent_weight_decay!r}")
         if not 0.0 <= ascent_weight_decay < math.inf:
@@ -117,11 +124,13 @@ class SharpnessAware:
         self.observe = tuple(observers)
         buffers = Buffers(model)
         self._ranks = Ranks(model, parameters.tensors, sync, buffers)
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        drawn = generator if rounding == "stochastic" else None
         self._body = Body(
             parameters=parameters,
-            weights=Weights(parameters.tensors, self._ranks.reshard),
+            weights=Weights(parameters.tensors, self._ranks.reshard, drawn),
             buffers=buffers,
-            generator=torch.Generator().manual_seed(torch.initial_seed()),
+            generator=generator,
             same_noise=same_noise,
         )
         self._grouped = Grouped(

@@ -292,7 +292,8 @@ class SharpnessAwareOptimizer(Optimizer):
         old = sharp._body.parameters.tensors
         same = len(old) == len(parameters) and all(map(_is, old, parameters.tensors))
         ranks = sharp._ranks
-        weights = sharp._body.weights if same else Weights(parameters.tensors, ranks.reshard)
+        weights, drawn = sharp._body.weights, sharp._body.weights.rounding
+        weights = weights if same else Weights(parameters.tensors, ranks.reshard, drawn)
         sharp._body = replace(sharp._body, parameters=parameters, weights=weights)
         ranks.params = parameters.tensors
         if self.replay is not None and not same:
