@@ -67,8 +67,8 @@ loss, and go with any rule that looks at the weights first.
 
 | method | how |
 |---|---|
-| Functional SAM (Singh et al., ICML 2025) | `loss_fn = FunctionalLoss(model, criterion)`: the second \
-pass sends the first one's gradient at the outputs through the displaced network |
+| Functional SAM (Singh et al., ICML 2025) | `loss_fn = FunctionalLoss(model, criterion)`: the \
+second pass sends the first one's gradient at the outputs through the displaced network |
 | J-SAM (Baek et al., ICLR 2024) | the same with `m=1` |
 | K-SAM (Ni et al., 2022) | `sharp.backward(loss_fn, *hardest(losses_fn, x, y, share=0.5))`: both \
 gradients on the examples with the largest losses |
@@ -77,14 +77,14 @@ gradients on the examples with the largest losses |
 
 | method | why not |
 |---|---|
-| ESAM | its second pass is over the examples whose loss grew, so that each pass has a batch of its \
-own, and it freezes tensors at random between them; its savings by examples are K-SAM's |
+| ESAM | its second pass is over the examples whose loss grew, so that each pass has a batch of \
+its own, and it freezes tensors at random between them; its savings by examples are K-SAM's |
 | bSAM, SASSHA, LightSAM, SAM-SPS | they are optimizers: the step size or the second moments \
 belong to the update, which here is the user's own |
 | IRE | acts on the weights after the base step, of which the gradient knows nothing |
 | SAMPa, SL-SAM | two gradients on two devices; layers drawn before the backward pass |
 | the search of XSAM | `xsam` has its angle fixed; the authors find it by forward passes at other \
-points, and a rule asks for gradients |
+points, where a rule would ask for gradients |
 | SAF, MESA | a term of the loss with a memory of outputs: write it into the loss function |
 | Lookbehind, Entropy-SGD | several descents within a step move the weights |
 | GAM | four gradients and five hyper-parameters; as a rule of one's own it is ten lines |

@@ -53,7 +53,9 @@ def test_who_loses_much_of_a_displacement_is_told_the_share_once() -> None:
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("ignore")
         e, moved = seen(model, x)
-    stayed = sum(int(((a != 0) & (b == 0)).sum()) for a, b in zip(e.tensors, moved.tensors))
+    stayed = sum(
+        int(((a != 0) & (b == 0)).sum()) for a, b in zip(e.tensors, moved.tensors, strict=True)
+    )
     share = stayed / sum(int((a != 0).sum()) for a in e.tensors)
     assert share > 0.5 and str(caught[0].message).startswith(f"{share:.1%} of the coordinates")
     sharp.backward(square(model), x)  # a second warning would be an error

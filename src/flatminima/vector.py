@@ -456,10 +456,8 @@ def _add_multiple(
 
 
 def _either_neighbour(exact: Tensor, generator: torch.Generator) -> Tensor:
-    """float32 rounded to one of its two neighbours in bfloat16, the nearer with more probability.
-
-    bfloat16 is the upper half of float32: a draw is added to the lower one, and its carry decides.
-    """
+    """float32 rounded to one of its neighbours in bfloat16, to the nearer with more probability."""
+    # bfloat16 is the upper half of float32: a draw is added to the lower half, and its carry counts
     values = local(exact).contiguous()
     draws = torch.randint(2**16, values.shape, generator=generator, dtype=torch.int32)
     bits = (values.view(torch.int32) + draws.to(values.device)) & -(2**16)
@@ -517,7 +515,7 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def local(tensor: Any) -> Any:  # noqa: ANN401 - DTensor is not imported
-    """This process's part of a tensor, which shares its memory; of an ordinary one, all of it."""
+    """This process's part of a tensor, which shares its memory; all of an ordinary one."""
     return tensor.to_local() if is_sharded(tensor) else tensor  # pyright: ignore
 
 

@@ -20,6 +20,7 @@ from flatminima.engine.distributed import Ranks, Sync
 from flatminima.engine.groups import groups
 from flatminima.engine.msam import Engine, Grouped
 from flatminima.engine.observe import Observer, Step
+from flatminima.engine.owners import check_owners
 from flatminima.engine.parameters import Parameters, Target
 from flatminima.engine.passes import Body, Call, LossFn, Passes, Scaler, Source
 from flatminima.engine.state import check_state, copied, packed, tensors, unpacked
@@ -60,15 +61,16 @@ class SharpnessAware:
             a model in `DistributedDataParallel`).
         same_noise: Whether every pass draws the same dropout masks. The random state after a step
             is the same either way: that after one pass.
-        rounding: How displaced weights of bfloat16 are rounded. `nearest` swallows what is less than
-            half the distance to a weight's neighbour, mostly all of it; `stochastic` takes either
-            neighbour by chance, so that the displacement is right in the mean, and longer.
+        rounding: How displaced weights of bfloat16 are rounded: `nearest` swallows what is less
+            than half the distance to a weight's neighbour; `stochastic` takes either neighbour by
+            chance, so that the displacement is right in the mean, and longer.
         ascent_weight_decay: Added to the ascent gradient as `ascent_weight_decay * w`, for sources
             whose loss includes it.
         observe: Functions of a `Step`, called after each conversation; they see what the rule saw.
 
     Raises:
-        TypeError: If the parameters or the rule are of the wrong kind.
+        TypeError: If the parameters or the rule are of the wrong kind, or belong to DeepSpeed or a
+            pipeline, which own the passes.
         ValueError: If there is no trainable parameter, or an option has no such value.
 
     Weights are restored by copying back what was saved, also when `loss_fn` raises; their storage
@@ -117,7 +119,9 @@ class SharpnessAware:
         if not isinstance(observe, Iterable) or not all(map(callable, observers)):
             raise TypeError(f"observe must be a list of functions of a Step, got {observe!r}")
         model = model_or_parameters if isinstance(model_or_parameters, nn.Module) else None
+        check_owners("model", () if model is None else model.modules())
         parameters = Parameters.of(model_or_parameters)
+        check_owners("parameters", parameters.tensors)
         self.rule = rule
         self.m = m
         self.ascent_weight_decay = ascent_weight_decay
@@ -178,9 +182,12 @@ class SharpnessAware:
             where it looked first.
 
         Raises:
-            TypeError: If `loss_fn` returns something other than a 0-d tensor with a graph, or the
-                rule breaks the protocol. Weights and `.grad` are then as they were.
+            TypeError: If `loss_fn` returns something other than a 0-d tensor with a graph, the rule
+                breaks the protocol, or DeepSpeed or a pipeline owns the passes. Weights and `.grad`
+                are then as they were.
         """
+        check_owners("loss_fn", [loss_fn])
+        check_owners("backward_fn", [backward_fn])
         call = Call(loss_fn=loss_fn, scaler=scaler, backward_fn=backward_fn)
         return self._carry_out(lambda: self._mean(call, batch))
 

@@ -58,9 +58,7 @@ class FunctionalLoss:
         (tensor(2.), tensor([[2.]]))
     """
 
-    def __init__(
-        self, outputs: Callable[[Any], Tensor], criterion: Callable[..., Tensor]
-    ) -> None:
+    def __init__(self, outputs: Callable[[Any], Tensor], criterion: Callable[..., Tensor]) -> None:
         self.outputs = outputs
         self.criterion = criterion
         self._seen: tuple[tuple[Any, ...], Tensor] | None = None

@@ -1,4 +1,4 @@
-"""The verb `flatminima doctor`: two steps on a model and a batch of the user's own, and a report."""
+"""The verb `flatminima doctor`: two steps on the user's own model and batch, and a report."""
 
 from __future__ import annotations
 
