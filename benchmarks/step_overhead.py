@@ -172,10 +172,11 @@ class Live(TorchDispatchMode):
         return result
 
 
-def cheap(model: str, rounds: int, device: torch.device) -> None:
-    """Print what the members with few gradients cost, in turns of `CYCLE` steps each."""
-    made = {"plain": None, "sam": fm.sam()} | {name: rule() for name, (_, _, rule) in CHEAP.items()}
-    turns = {name: trained(model, rule, device) for name, rule in made.items()}
+def cheap(model: str, members: list[str], rounds: int, device: torch.device) -> None:
+    """Print what members with few gradients cost, in turns of `CYCLE` steps each."""
+    rules = {"plain": lambda: None, "sam": fm.sam} | {name: CHEAP[name][2] for name in members}
+    needed = {CHEAP[name][0] for name in members} | set(members)
+    turns = {name: trained(model, rules[name](), device) for name in rules if name in needed}
     times: dict[str, list[float]] = {name: [] for name in turns}
     for turn in turns.values():
         turn()
@@ -185,7 +186,8 @@ def cheap(model: str, rounds: int, device: torch.device) -> None:
         for name in order:
             times[name].append(timed(turns[name], device))
     print(f"{'member':<22}{'over':>8}{'of medians':>12}{'of minima':>12}{'pairs':>18}{'wanted':>9}")
-    for name, (base, most, _) in CHEAP.items():
+    for name in members:
+        base, most, _ = CHEAP[name]
         pairs = [b / a for a, b in zip(times[base], times[name], strict=True)]
         low, _, high = statistics.quantiles(pairs, n=4)
         median = statistics.median(times[name]) / statistics.median(times[base])
@@ -224,7 +226,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--rules", default=",".join(RULES))
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--cheap", action="store_true", help="the members with few gradients")
+    every = ",".join(CHEAP)
+    parser.add_argument("--cheap", nargs="?", const=every, help="members with few gradients")
     options = parser.parse_args()
     device = torch.device(options.device)
     threads = f"CPU, {torch.get_num_threads()} threads"
@@ -233,7 +236,7 @@ def main() -> None:
     if options.cheap:
         for name in options.models.split(","):
             print(f"{name}: {CYCLE} steps over {CYCLE} of the other kind")
-            cheap(name, options.rounds, device)
+            cheap(name, options.cheap.split(","), options.rounds, device)
         return
     print(
         "a step over two plain gradients and the same optimizer step; buffers beyond the gradients"

@@ -20,7 +20,7 @@ from torch import Tensor
 import flatminima as fm
 from flatminima.rules import schedule, zoo
 
-STEPS = 50
+STEPS = 100
 SEED = 7
 TOLERANCE = 1e-12  # of the weights' norm
 # Where a rule jumps, round-off (1e-16 a step) must not be able to push a coordinate over the edge.
@@ -113,14 +113,14 @@ def distance(one: Tensors, two: Tensors) -> float:
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("case", FAMILY, ids=str)
-def test_fifty_steps_agree_with_the_loop_written_by_hand(case: Case, base: str) -> None:
+def test_a_hundred_steps_agree_with_the_loop_written_by_hand(case: Case, base: str) -> None:
     expected, margins = by_formula(case.name, base)
     assert min(margins, default=1.0) > MARGIN, "round-off could decide: choose other data"
     assert distance(expected, by_the_library(case, BASES[base])) <= TOLERANCE
 
 
 @pytest.mark.parametrize("case", FAMILY, ids=str)
-def test_fifty_steps_by_hand_lead_elsewhere_than_plain_descent(case: Case) -> None:
+def test_a_hundred_steps_by_hand_lead_elsewhere_than_plain_descent(case: Case) -> None:
     one, _ = by_formula(case.name, "sgd")
     two, _ = by_formula("plain", "sgd")
     apart = distance(one, two)
