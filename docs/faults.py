@@ -274,6 +274,7 @@ TRAINING = [
         "test_precision::test_no_step_asks_for_a_value",
         "test_precision::test_the_host_never_waits_for_the_device",
         "test_precision::test_a_whole_step_can_be_captured_in_a_graph",
+        "test_precision::test_a_model_that_is_compiled_for_the_device_gives_the_same_gradients",
     ),
     fault(
         "Clipping acts on the direction only",
@@ -564,6 +565,15 @@ FAULTS = {
 }
 
 
+def on_gpu(test: str) -> str:
+    """Return a mark for a test that needs a CUDA device."""
+    file, _, name = test.partition("::")
+    paths = (Path(__file__).parents[1] / "tests").rglob(f"{file}.py")
+    source = "".join(path.read_text(encoding="utf-8") for path in paths)
+    decorators = source.partition(f"def {name}(")[0].rpartition("\n\n")[2]
+    return " (gpu)" if "@gpu" in decorators else ""
+
+
 def page() -> str:
     """Return the page."""
     lines, number = [HEAD], 0
@@ -575,7 +585,8 @@ def page() -> str:
         ]
         for one in faults:
             number += 1
-            shown = ", ".join(f"`{test}`" for test in one.tests) + (one.note and f"; {one.note}")
+            shown = ", ".join(f"`{test}`{on_gpu(test)}" for test in one.tests)
+            shown += one.note and f"; {one.note}"
             lines.append(f"| {number} | {one.rule} | {one.seen} | {shown} |")
         lines.append("")
     return "\n".join(lines)
