@@ -136,6 +136,32 @@ def global_is_the_whole_batch_for_every_rule(rank: int) -> None:
 
 
 @on_two_ranks
+def functional_sam_is_that_of_the_whole_batch(rank: int) -> None:
+    (batch,) = whole()
+    found = []
+    for parallel in (True, False):
+        model = smooth()
+        called = DistributedDataParallel(model) if parallel else model
+        loss_fn = fm.FunctionalLoss(called, cross)
+        sharp = fm.SharpnessAware(called, fm.sam(0.3))
+        sharp.backward(loss_fn, *(part(batch, rank) if parallel else batch))
+        found.append(direction(model))
+    assert_close(found[0], found[1])
+
+
+@on_two_ranks
+def sharded_weights_of_bfloat16_are_rounded_by_chance(rank: int) -> None:
+    """Ranks hold parts of different sizes, and go on to draw the same numbers."""
+    (batch,) = whole(dtype=torch.bfloat16)
+    model = sharded(torch.bfloat16)
+    before = [full(param.detach()).clone() for param in model.parameters()]
+    sharp = fm.SharpnessAware(model, fm.sam(0.02), rounding="stochastic")
+    sharp.backward(loss_of(model), *part(batch, rank))
+    assert same_bits([full(param.detach()) for param in model.parameters()], before)
+    assert_equal_on_ranks([sharp.state_dict()["generator"]])
+
+
+@on_two_ranks
 def a_plain_gradient_in_a_bucket_is_added_to(rank: int) -> None:
     """The bucket is the memory of `.grad`, and every pass writes to it."""
     (batch,) = whole()

@@ -459,7 +459,9 @@ def _either_neighbour(exact: Tensor, generator: torch.Generator) -> Tensor:
     """float32 rounded to one of its neighbours in bfloat16, to the nearer with more probability."""
     # bfloat16 is the upper half of float32: a draw is added to the lower half, and its carry counts
     values = local(exact).contiguous()
-    draws = torch.randint(2**16, values.shape, generator=generator, dtype=torch.int32)
+    seed = int(torch.randint(2**62, (), generator=generator))  # one draw, however many are here
+    own = torch.Generator().manual_seed(seed)
+    draws = torch.randint(2**16, values.shape, generator=own, dtype=torch.int32)
     bits = (values.view(torch.int32) + draws.to(values.device)) & -(2**16)
     local(exact).copy_(torch.where(values.isfinite(), bits.view(torch.float32), values))
     return exact
