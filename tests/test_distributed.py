@@ -717,6 +717,8 @@ def matrix(rank: int) -> None:
     """All settings; what goes wrong is told for every one of them."""
     wrong = []
     for setting in SETTINGS:
+        if setting.door == "replay":  # refused on several ranks, and tested without them
+            continue
         try:
             assert_close(trained(setting, rank), reference(setting), TOLERANCE[setting.precision])
         except AssertionError as error:
@@ -740,7 +742,14 @@ def test_on_two_ranks(name: str, outcome: dict[str, str]):
     assert not outcome[name], outcome[name]
 
 
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if s.door == "replay"], ids=str)
+def test_replay_is_as_good_a_door(setting: Setting):
+    assert_close(trained(setting, 0), reference(setting), TOLERANCE[setting.precision])
+
+
 def test_the_matrix_is_large_enough():
+    for name in Setting.__dataclass_fields__:
+        assert len({getattr(setting, name) for setting in SETTINGS}) >= 3, name
     assert len(SETTINGS) >= 40 and len({str(setting) for setting in SETTINGS}) == len(SETTINGS)
 
 
