@@ -127,6 +127,20 @@ def test_the_engine_of_one_pass_refuses_it() -> None:
         sharp.backward(functional_loss(model), *batch)
 
 
+def test_the_doctor_examines_it_as_it_is_trained() -> None:
+    model, (batch,) = smooth(), batches(1)
+    calls: list[str] = []
+
+    class Noted(fm.FunctionalLoss):
+        def displaced(self, *batch: Any) -> Tensor:
+            calls.append("uphill")
+            return super().displaced(*batch)
+
+    sharp = fm.SharpnessAware(model, fm.sam(RHO))
+    findings = fm.doctor(model, sharp, Noted(model, functional.cross_entropy), batch)
+    assert findings.gradients == 2 and findings.moved == 1.0 and calls == ["uphill"] * 2
+
+
 def test_outputs_are_a_tensor() -> None:
     with pytest.raises(TypeError, match="outputs must return a tensor, got tuple"):
         fm.FunctionalLoss(lambda x: (x, x), functional.cross_entropy)(torch.ones(1))

@@ -216,7 +216,7 @@ def _examined(patient: _Patient, count: int | None) -> Findings:
     patient.sharp.observe = (seen.append,)
     step = _measured(
         patient,
-        lambda: patient.step(lambda *batch: looks.at(patient.loss_fn, batch)),
+        lambda: patient.step(looks.watched(patient.loss_fn)),
         repeats=STEPS,
     )
     rows = _displaced(patient, weights, looks.last, seen)
@@ -266,6 +266,17 @@ class _Looks:
         self.params = params
         self.count = 0
         self.last: dict[int, list[Tensor]] = {}  # of the last call with each number in its step
+
+    def watched(self, loss_fn: LossFn) -> LossFn:
+        """The loss, each call of which is noted, also where it is another one uphill."""
+
+        def called(*batch: Any) -> Tensor:  # noqa: ANN401 - whatever the loss takes
+            return self.at(loss_fn, batch)
+
+        displaced = getattr(loss_fn, "displaced", None)
+        if displaced is not None:
+            called.__dict__["displaced"] = lambda *batch: self.at(displaced, batch)
+        return called
 
     def at(self, loss_fn: LossFn, batch: tuple[Any, ...]) -> Tensor:
         self.count += 1
