@@ -685,9 +685,10 @@ def by_optimizer(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        losses = [task(*batch) for batch in data]
-        for loss in losses:
-            loss.backward()
+        losses: list[Tensor] = []
+        for batch in data:  # DDP wants each backward pass before the next forward pass
+            losses.append(task(*batch))
+            losses[-1].backward()
         return torch.stack(losses).sum().detach()
 
     if replay is not None:
