@@ -221,19 +221,27 @@ def test_a_patient_that_cannot_be_found_is_a_mistake(words, message, mine, capsy
     assert err.startswith(f"flatminima: {message}") and len(err.splitlines()) == 1
 
 
-def test_what_the_doctor_is_told_has_the_form_of_the_house(mine):
-    found = [
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
         ({"model": "mine:net"}, "batch must come with model, got model=mine:net"),
         ({"model": "mine:batch", "batch": "mine:batch"}, "model must make a torch.nn.Module, got"),
         ({"model": "mine:net", "batch": "mine:net"}, "batch must make a tuple, got Sequential"),
-    ]
-    for settings, message in found:
-        with pytest.raises(ValueError, match=message):
-            cli.Doctor(**settings).findings()
-    for place, message in (
+    ],
+)
+def test_what_the_doctor_is_told_has_the_form_of_the_house(settings, message, mine):
+    with pytest.raises(ValueError, match=message):
+        cli.Doctor(**settings).findings()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
         ("net", "place must be package.module:function, got 'net'"),
         ("nowhere:f", "place must lead to a module, got 'nowhere:f'"),
-        ("mine:nothing", "place must lead to a function, got 'mine:nothing', which has no 'nothin"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            named(place)
+        ("mine:nothing", "place must lead to a function, got 'mine:nothing', which has no 'nothi"),
+    ],
+)
+def test_a_place_that_leads_nowhere_says_so(place, message, mine):
+    with pytest.raises(ValueError, match=message):
+        named(place)
