@@ -1,5 +1,6 @@
 # make demo   the main job: plain SGD beside SAM, ASAM and SAME on noisy digits; ends with a table and an HTML report
-# make test   the tests; make test-slow the rest of them: several processes, the real compiler
+# make test   the tests; make test-slow the rest of them: several processes, the real compiler;
+#             make test-integrations those that drive Lightning, transformers, accelerate, skorch, timm
 # make lint   style, format and types
 # make docs   the documentation, into docs/_build/html
 #
@@ -15,7 +16,7 @@ STUDY ?= sgd_vs_sam
 PRESET ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint docs clean
+.PHONY: help demo test test-slow test-integrations lint docs clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -28,6 +29,12 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist=worksteal -q -m slow
+
+# Each framework must be there, and each test must run: a skipped one is a failure here.
+test-integrations: $(READY)
+	$(BIN)/python -m uv pip install --quiet --system-certs --compile-bytecode --python $(BIN)/python -e '.[lab,dev,dev-integrations]' \
+		|| $(BIN)/python -m pip install --disable-pip-version-check -e '.[lab,dev,dev-integrations]'
+	FLATMINIMA_EVERY_FRAMEWORK=1 $(BIN)/python -m pytest -n 2 --dist=worksteal -q tests/test_integrations.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

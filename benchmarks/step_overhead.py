@@ -17,6 +17,23 @@ The last table (2026-11-21, commit 756b2dd, AMD EPYC, 2 cores, shared machine; n
     vit_192x6       sam            1.023       1.026    0.996 to 1.041      1.00
     mlp_4m          sam            1.114       1.105    1.096 to 1.130      1.00
 
+With `--cheap` the members with few gradients are measured in turns of five steps, one of LookSAM's
+cycles, against plain steps (or SAM's): `--cheap --models resnet18_gn_32 --rounds 10` printed, at
+commit cbc2a78 (2026-11-27, AMD EPYC, 2 cores, shared machine; n = 10 turns of 5 steps)
+
+    torch 2.15.0+cu132, CPU, 2 threads, 10 interleaved rounds
+    resnet18_gn_32: 5 steps over 5 of the other kind
+    member                    over  of medians   of minima             pairs   wanted
+    momentum_sam             plain       0.957       0.846    0.841 to 1.075  <= 1.05
+    s2_sam                   plain       0.990       0.954    0.870 to 1.068  <= 1.05
+    lpf_sgd                  plain       1.116       1.108    1.050 to 1.180  <= 1.05
+    random_perturbation      plain       1.019       0.994    0.964 to 1.061  <= 1.05
+    looksam                  plain       1.153       0.934    1.084 to 1.244  <= 1.25
+    friendly_sam               sam       1.014       0.817    0.925 to 1.052  <= 1.05
+
+The machine was noisy: ratios below 1 (of work that is strictly more) say how far to trust them.
+lpf_sgd has since lost two temporaries of the weights' size, and was not measured again.
+
 On a GPU it was not measured.
 """
 
@@ -24,6 +41,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import random
 import statistics
 import time
 from collections.abc import Callable, Generator
@@ -38,6 +56,16 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 import flatminima as fm
 from flatminima.models.resnet import resnet18
+
+CYCLE = 5  # steps in a turn: one of LookSAM's, from one SAM step to the next
+CHEAP: dict[str, tuple[str, float, Callable[[], fm.Rule]]] = {  # against what, at most, the rule
+    "momentum_sam": ("plain", 1.05, fm.momentum_sam),
+    "s2_sam": ("plain", 1.05, fm.s2_sam),
+    "lpf_sgd": ("plain", 1.05, fm.lpf_sgd),
+    "random_perturbation": ("plain", 1.05, fm.random_perturbation),
+    "looksam": ("plain", 1.25, lambda: fm.looksam(every=CYCLE)),
+    "friendly_sam": ("sam", 1.05, fm.friendly_sam),
+}
 
 RULES: dict[str, Callable[[], fm.Rule]] = {
     "sam": fm.sam,
@@ -161,17 +189,72 @@ class Live(TorchDispatchMode):
         return result
 
 
+def cheap(model: str, members: list[str], rounds: int, device: torch.device) -> None:
+    """Print what members with few gradients cost, in turns of `CYCLE` steps each."""
+    rules = {"plain": lambda: None, "sam": fm.sam} | {name: CHEAP[name][2] for name in members}
+    needed = {CHEAP[name][0] for name in members} | set(members)
+    turns = {name: trained(model, rules[name](), device) for name in rules if name in needed}
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    for turn in turns.values():
+        turn()
+    order = list(turns)
+    for number in range(rounds):
+        random.Random(number).shuffle(order)
+        for name in order:
+            times[name].append(timed(turns[name], device))
+    print(f"{'member':<22}{'over':>8}{'of medians':>12}{'of minima':>12}{'pairs':>18}{'wanted':>9}")
+    for name in members:
+        base, most, _ = CHEAP[name]
+        pairs = [b / a for a, b in zip(times[base], times[name], strict=True)]
+        low, _, high = statistics.quantiles(pairs, n=4)
+        median = statistics.median(times[name]) / statistics.median(times[base])
+        least = min(times[name]) / min(times[base])
+        print(f"{name:<22}{base:>8}{median:>12.3f}{least:>12.3f}", end="")
+        print(f"{f'{low:.3f} to {high:.3f}':>18}{f'<= {most}':>9}", flush=True)
+
+
+def trained(name: str, rule: fm.Rule | None, device: torch.device) -> Callable[[], None]:
+    """A turn of steps with a rule, or of plain ones, on a model of its own."""
+    torch.manual_seed(0)
+    net, batch = MODELS[name]()
+    net.to(device)
+    batch = tuple(tensor.to(device) for tensor in batch)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
+    sharp = None if rule is None else fm.SharpnessAware(net, rule)
+
+    def loss_fn(x: Tensor, y: Tensor) -> Tensor:
+        return functional.cross_entropy(net(x), y)
+
+    def turn() -> None:
+        for _ in range(CYCLE):
+            optimizer.zero_grad()
+            if sharp is None:
+                loss_fn(*batch).backward()
+            else:
+                sharp.backward(loss_fn, *batch)
+            optimizer.step()
+
+    return turn
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--rules", default=",".join(RULES))
     parser.add_argument("--models", default=",".join(MODELS))
+    every = ",".join(CHEAP)
+    parser.add_argument("--cheap", nargs="?", const=every, help="members with few gradients")
     options = parser.parse_args()
     device = torch.device(options.device)
     threads = f"CPU, {torch.get_num_threads()} threads"
     where = torch.cuda.get_device_name() if device.type == "cuda" else threads
     print(f"torch {torch.__version__}, {where}, {options.rounds} interleaved rounds")
+    if options.cheap:
+        for name in options.models.split(","):
+            print(f"{name}: {CYCLE} steps over {CYCLE} of the other kind")
+            cheap(name, options.cheap.split(","), options.rounds, device)
+        return
     print(
         "a step over two plain gradients and the same optimizer step; buffers beyond the gradients"
     )

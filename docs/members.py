@@ -47,6 +47,7 @@ NOTES = {
     "rho be 0 in the warm-up of a ViT",
     "gradient_norm_penalty": "without a warm-up of alpha it made ViTs worse on CIFAR-10",
     "sagm": "made for domain generalisation",
+    "xsam": "the authors' search for alpha is left out",
     "stable_sam": "widens the range of learning rates, by its abstract",
     "saner": "made for noisy labels",
     "window": "the last 12 % of training match all of it, by the abstract on late phases",
@@ -59,20 +60,31 @@ that they are in. `groups(model, {nn.LayerNorm: 0.1})` is SAM on the normalisati
 (Mueller et al., NeurIPS 2023), and a radius for each layer is one entry per layer. With `m`, any of
 the members that remember nothing is its m-SAM.
 
+## Methods of the loss
+
+Two families look at outputs or at single losses, which a rule does not see. They are made of the
+loss, and go with any rule that looks at the weights first.
+
+| method | how |
+|---|---|
+| Functional SAM (Singh et al., ICML 2025) | `loss_fn = FunctionalLoss(model, criterion)`: the \
+second pass sends the first one's gradient at the outputs through the displaced network |
+| J-SAM (Baek et al., ICLR 2024) | the same with `m=1` |
+| K-SAM (Ni et al., 2022) | `sharp.backward(loss_fn, *hardest(losses_fn, x, y, share=0.5))`: both \
+gradients on the examples with the largest losses |
+
 ## Not here, and why
 
 | method | why not |
 |---|---|
-| Functional SAM, J-SAM | the second pass sends the first pass's gradient at the outputs through \
-the perturbed network; a rule sees gradients of the weights, and a loss function does not show its \
-outputs |
-| K-SAM, ESAM | they choose examples by their losses, one by one; a loss function returns their \
-mean |
+| ESAM | its second pass is over the examples whose loss grew, so that each pass has a batch of \
+its own, and it freezes tensors at random between them; its savings by examples are K-SAM's |
 | bSAM, SASSHA, LightSAM, SAM-SPS | they are optimizers: the step size or the second moments \
 belong to the update, which here is the user's own |
-| IRE | acts on the weights after the base step |
+| IRE | acts on the weights after the base step, of which the gradient knows nothing |
 | SAMPa, SL-SAM | two gradients on two devices; layers drawn before the backward pass |
-| XSAM | searches its angle by forward passes at other points; a rule asks for gradients |
+| the search of XSAM | `xsam` has its angle fixed; the authors find it by forward passes at other \
+points, where a rule would ask for gradients |
 | SAF, MESA | a term of the loss with a memory of outputs: write it into the loss function |
 | Lookbehind, Entropy-SGD | several descents within a step move the weights |
 | GAM | four gradients and five hyper-parameters; as a rule of one's own it is ten lines |

@@ -464,6 +464,20 @@ def sagm(alpha: float) -> Oracle:
     return oracle
 
 
+def xsam(alpha: float) -> Oracle:
+    """Chen & Zhou 2026, with alpha fixed: between g / ||g|| and p / ||p|| on the unit sphere."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        g, p = two_gradients(scene, rho)
+        angle = math.acos(float(inner(g, p)) / float(length(g) * length(p)))
+        one, two = math.sin((1.0 - alpha) * angle), math.sin(alpha * angle)
+        rows = zip(g, p, strict=True)
+        size = length(p) / math.sin(angle)
+        return [size * (one * a / length(g) + two * b / length(p)) for a, b in rows]
+
+    return oracle
+
+
 def cr_sam(gamma: float, beta: float) -> Oracle:
     """Wu et al. 2024: d = p + gamma (p + q - 2 g) + beta (p - q), q at w - e."""
 

@@ -236,6 +236,16 @@ COMBINE = [
         oracle=by_hand.sagm(0.05),
     ),
     Case(
+        name="xsam",
+        make=lambda rho: fm.xsam(rho, alpha=1.5),
+        oracle=by_hand.xsam(1.5),
+    ),
+    Case(
+        name="xsam, half way",
+        make=lambda rho: fm.xsam(rho, alpha=0.5),
+        oracle=by_hand.xsam(0.5),
+    ),
+    Case(
         name="cr_sam",
         make=lambda rho: fm.cr_sam(rho, gamma=0.2, beta=0.1),
         oracle=by_hand.cr_sam(0.2, 0.1),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from flatminima import cli
+from flatminima.train.consult import named
 
 TINY = str(Path(__file__).with_name("tiny_study.py"))
 OPTIONS = {
@@ -18,6 +20,7 @@ OPTIONS = {
     ],
     "table": ["study", "format", "folder"],
     "report": ["study", "folder"],
+    "doctor": ["model", "batch", "loss", "rule", "rho", "m", "dtype", "rounding"],
 }
 
 
@@ -48,7 +51,7 @@ def test_the_list_names_every_study_with_its_question_and_its_time(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["fly"], "verb must be one of list, run, table, report, got 'fly'."),
+        (["fly"], "verb must be one of list, run, table, report, doctor, got 'fly'."),
         (["run", "nothing"], "study must be one of "),
         (["table", "nothing"], "study must be one of "),
         (["report", "nothing"], "study must be one of "),
@@ -146,3 +149,100 @@ def test_ctrl_c_ends_with_code_130_and_says_how_to_go_on(capsys, monkeypatch):
     code, _, err = said(["list"], capsys)
     assert code == 130
     assert "the same command goes on from here" in err
+
+
+# A model and a batch of the user's own, in a module beside them.
+MINE = """
+import torch
+from torch import nn
+
+number = 3
+
+def net():
+    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+
+def batch():
+    return torch.randn(6, 4), torch.randn(6, 3)
+
+def loss(model, x, y):
+    return (model(x) - y).square().mean()
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    yield ["doctor", "--model", "mine:net", "--batch", "mine:batch"]
+    sys.modules.pop("mine", None)
+
+
+def test_the_doctor_needs_no_option(capsys):
+    code, out, err = said(["doctor"], capsys)
+    assert (code, err) == (0, "")
+    assert "rule          sam(rho=0.05, p=2): 2 gradients per step" in out
+    assert "weights       come back bit for bit" in out
+    assert "32 examples per perturbation" in out
+
+
+def test_the_doctor_sees_a_model_of_ones_own(mine, capsys):
+    words = [*mine, "--loss", "mine:loss", "--rule", "asam", "--rho", "0.5", "--m", "3"]
+    code, out, err = said(words, capsys)
+    assert (code, err) == (0, "")
+    assert "asam(rho=0.5" in out and "3 examples per perturbation" in out
+    assert "move once per step, as 1.running_mean" in out and "0.weight" in out
+
+
+def test_the_doctor_says_how_much_of_a_displacement_low_precision_swallows(capsys):
+    words = ["doctor", "--rho", "0.001", "--dtype", "bfloat16"]
+    code, out, _ = said(words, capsys)
+    assert code == 0
+    assert "of the coordinates did not move: the displacement is too small for bfloat16" in out
+    out = said([*words, "--rounding", "stochastic"], capsys)[1]
+    assert "did not move" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "mine:net"], "batch must come with model, got model=mine:net"),
+        (["--model", "net", "--batch", "mine:batch"], "place must be package.module:function, got"),
+        (["--model", "nowhere:f", "--batch", "mine:batch"], "place must lead to a module, got 'no"),
+        (["--model", "mine:nothing", "--batch", "mine:batch"], "place must lead to a function, go"),
+        (["--model", "mine:number", "--batch", "mine:batch"], "place must lead to a function, go"),
+        (["--model", "mine:batch", "--batch", "mine:batch"], "model must make a torch.nn.Module, "),
+        (["--model", "mine:net", "--batch", "mine:net"], "batch must make a tuple, got Sequential"),
+        (["--rule", "magic"], "name must be one of the zoo's members "),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_a_patient_that_cannot_be_found_is_a_mistake(words, message, mine, capsys):
+    code, out, err = said(["doctor", *words], capsys)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"flatminima: {message}") and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "mine:net"}, "batch must come with model, got model=mine:net"),
+        ({"model": "mine:batch", "batch": "mine:batch"}, "model must make a torch.nn.Module, got"),
+        ({"model": "mine:net", "batch": "mine:net"}, "batch must make a tuple, got Sequential"),
+    ],
+)
+def test_what_the_doctor_is_told_has_the_form_of_the_house(settings, message, mine):
+    with pytest.raises(ValueError, match=message):
+        cli.Doctor(**settings).findings()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("net", "place must be package.module:function, got 'net'"),
+        ("nowhere:f", "place must lead to a module, got 'nowhere:f'"),
+        ("mine:nothing", "place must lead to a function, got 'mine:nothing', which has no 'nothi"),
+    ],
+)
+def test_a_place_that_leads_nowhere_says_so(place, message, mine):
+    with pytest.raises(ValueError, match=message):
+        named(place)

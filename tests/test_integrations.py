@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +35,8 @@ def single_precision(double_precision: None) -> Iterator[None]:
 
 def needs(name: str) -> Any:
     if importlib.util.find_spec(name) is None:
+        if "FLATMINIMA_EVERY_FRAMEWORK" in os.environ:  # `make test-integrations` installed it
+            pytest.fail(f"{name} must be installed here, and is not")
         pytest.skip(f"needs {name}, which is not installed: pip install {name}")
     return pytest.importorskip(name)
 

@@ -280,6 +280,22 @@ def test_a_whole_step_can_be_captured_in_a_graph(rule: object):
     assert distance(*found) <= 1e-5
 
 
+@gpu
+@pytest.mark.parametrize("rule", RULES[:4], ids=lambda rule: repr(rule).partition("(")[0])
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_model_that_is_compiled_for_the_device_gives_the_same_gradients(rule: object):
+    torch._dynamo.reset()
+    eager, data = smooth(torch.float32).cuda(), batches(3, size=12, dtype=torch.float32)
+    found = []
+    for model in (eager, torch.compile(copy.deepcopy(eager))):
+        sharp = fm.SharpnessAware(model, rule)
+        with restored(model.parameters()):
+            for batch in data:
+                sharp.backward(loss_of(model), *to(batch, "cuda"))
+        found.append(gradients(model))
+    assert distance(*found) <= 1e-4  # float32, in another order
+
+
 class Long(nn.Module):
     """Eight long vectors; the forward pass makes nothing that is as long as they are."""
 

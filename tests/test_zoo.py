@@ -376,6 +376,33 @@ def test_sagm_without_alpha_is_half_way_to_sam():
     )
 
 
+@pytest.mark.parametrize("alpha", [-0.5, 0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize(
+    ("g", "p", "expected"),
+    [
+        ([3.0, 4.0], [6.0, 8.0], [6.0, 8.0]),  # parallel: there is no arc to follow
+        ([3.0, 4.0], [-3.0, -4.0], [-3.0, -4.0]),  # opposite: there are too many
+        ([0.0, 0.0], [3.0, 4.0], [3.0, 4.0]),
+        ([3.0, 4.0], [0.0, 0.0], [0.0, 0.0]),
+    ],
+    ids=["parallel", "opposite", "no g", "no p"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_an_arc_between_parallel_and_opposite_vectors_is_no_nan(
+    g: list[float], p: list[float], expected: list[float], alpha: float, dtype: torch.dtype
+):
+    one, two, wanted = (torch.tensor(part, dtype=dtype) for part in (g, p, expected))
+    torch.testing.assert_close(direction(fm.xsam(alpha=alpha), one, two), wanted)
+
+
+def test_an_arc_of_a_right_angle_is_followed_and_extrapolated():
+    g, p = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 3.0])
+    half = 3.0 / math.sqrt(2.0)
+    torch.testing.assert_close(direction(fm.xsam(alpha=0.5), g, p), torch.tensor([half, half]))
+    torch.testing.assert_close(direction(fm.xsam(alpha=1.5), g, p), torch.tensor([-half, half]))
+    torch.testing.assert_close(direction(fm.xsam(alpha=1.0), g, p), p)
+
+
 def test_curvature_regularisation_without_weights_is_sam_with_a_look_downhill():
     g, p, q = (torch.tensor([value]) for value in (1.0, 3.0, 7.0))
     assert same_bits(direction(fm.cr_sam(gamma=0.0, beta=0.0), g, p, q), p)
@@ -476,6 +503,7 @@ REFUSED = [
     (lambda: fm.looksam(alpha=math.inf), "alpha must be a finite number, got inf"),
     (lambda: fm.momentum_sam(momentum=1.0), r"momentum must be within \[0, 1\), got 1\.0"),
     (lambda: fm.sagm(alpha=math.nan), "alpha must be a finite number, got nan"),
+    (lambda: fm.xsam(alpha=math.nan), "alpha must be a finite number, got nan"),
     (lambda: fm.cr_sam(beta=math.nan), "beta must be a finite number, got nan"),
     (lambda: fm.forget_sam(strength=math.nan), "strength must be a finite number, got nan"),
     (lambda: fm.awp(rho=-1.0), "rho must be >= 0 and finite, got -1.0"),

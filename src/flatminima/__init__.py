@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flatminima import landscape, observe, perturb, regions, schedule, sharpness, theory
     from flatminima.engine.backward import SharpnessAware
     from flatminima.engine.doctor import doctor
+    from flatminima.engine.losses import FunctionalLoss, hardest
     from flatminima.engine.optimizer import SharpnessAwareOptimizer
     from flatminima.objective import Objective
     from flatminima.regions import Region
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         usam,
         vasso,
         wsam,
+        xsam,
         zsharp,
     )
     from flatminima.vector import Vector
@@ -65,6 +67,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "engine.backward": ("SharpnessAware",),
     "engine.doctor": ("doctor",),
+    "engine.losses": ("FunctionalLoss", "hardest"),
     "engine.optimizer": ("SharpnessAwareOptimizer",),
     "vector": ("Vector",),
     "objective": ("Objective",),
@@ -107,6 +110,7 @@ _HOMES = {
         "usam",
         "vasso",
         "wsam",
+        "xsam",
         "zsharp",
     ),
 }
@@ -125,6 +129,7 @@ __all__ = [
     "HERE",
     "Ask",
     "Conversation",
+    "FunctionalLoss",
     "Look",
     "Objective",
     "Probe",
@@ -147,6 +152,7 @@ __all__ = [
     "gradient_norm_penalty",
     "groups",
     "gsam",
+    "hardest",
     "hybrid",
     "landscape",
     "le_sam",
@@ -181,6 +187,7 @@ __all__ = [
     "window",
     "with_probability",
     "wsam",
+    "xsam",
     "zsharp",
 ]
 

@@ -1,4 +1,4 @@
-"""The command line: `flatminima list | run | table | report`."""
+"""The command line: `flatminima list | run | table | report | doctor`."""
 
 import sys
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
 from flatminima.study.place import ExecutorName, Place, cores
 from flatminima.study.study import Study, find, studies
+from flatminima.train.consult import Doctor
 
 __all__ = ["VERBS", "main"]
 
@@ -107,7 +108,7 @@ class Report:
         print(page.write(self.folder / study.name, reader=study.reader))
 
 
-VERBS = {"list": List, "run": Run, "table": Table, "report": Report}
+VERBS = {"list": List, "run": Run, "table": Table, "report": Report, "doctor": Doctor}
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -133,7 +134,7 @@ def main(words: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _parsed(words: Sequence[str]) -> List | Run | Table | Report:
+def _parsed(words: Sequence[str]) -> List | Run | Table | Report | Doctor:
     """The verb with its options."""
     if words and not words[0].startswith("-") and words[0] not in VERBS:
         raise ValueError(f"verb must be one of {', '.join(VERBS)}, got {words[0]!r}.")
@@ -141,7 +142,8 @@ def _parsed(words: Sequence[str]) -> List | Run | Table | Report:
         Annotated[List, subcommand("list")]
         | Annotated[Run, subcommand("run")]
         | Annotated[Table, subcommand("table")]
-        | Annotated[Report, subcommand("report")],
+        | Annotated[Report, subcommand("report")]
+        | Annotated[Doctor, subcommand("doctor")],
         prog="flatminima",
         description="A library and laboratory for Sharpness-Aware Minimization.",
         args=words,
@@ -153,7 +155,7 @@ def _parsed(words: Sequence[str]) -> List | Run | Table | Report:
     return command
 
 
-def _options(command: List | Run | Table | Report) -> str:
+def _options(command: List | Run | Table | Report | Doctor) -> str:
     """The options of a verb, as they are typed."""
     names = [field.name for field in fields(command) if field.name != "study"]
     return ", ".join(f"--{name.replace('_', '-')}" for name in [*names, "help"])

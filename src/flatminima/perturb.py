@@ -419,9 +419,9 @@ def noise(w: Vector, g: Vector, rho: Radius, *, generator: torch.Generator) -> V
         tensor(0.)
     """
     g = moved(g, rho)
-    z = g.randn_like(generator)
+    z = g.randn_like(generator)  # nobody else's, so that it may become the displacement in place
     return z.map(
-        lambda part, weight: size(weight, "filter", 0.0) * part, w.only(g.present)
+        lambda part, weight: part.mul_(size(weight, "filter", 0.0)), w.only(g.present)
     ) * _radius(rho, g.norm(), unit=True)
 
 

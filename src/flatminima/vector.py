@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeGuard, Union
 import torch
 from torch import Tensor
 
-__all__ = ["Part", "Scale", "Vector", "copy_each", "is_sharded"]
+__all__ = ["Part", "Scale", "Vector", "copy_each", "is_sharded", "local"]
 
 Part: TypeAlias = Tensor | None
 Scale: TypeAlias = Union[float, Tensor, "tuple[float | Tensor, ...]"]
@@ -307,8 +307,15 @@ class Vector:
         rows = zip(self.parts, other._base, scales, strict=True)
         return Vector(_sum(a, b, scale) for a, b, scale in rows)
 
-    def add_to(self, targets: Sequence[Tensor]) -> None:
-        """Add this vector to `targets` in place, without a temporary where there is a scale."""
+    def add_to(self, targets: Sequence[Tensor], rounding: torch.Generator | None = None) -> None:
+        """Add this vector to `targets` in place, without a temporary where there is a scale.
+
+        Args:
+            targets: One tensor per part.
+            rounding: Draws which of its two neighbours a sum becomes that bfloat16 cannot hold, so
+                that it is right in the mean; `None` takes the nearest, which swallows what is less
+                than half the distance between them.
+        """
         if _fusable(self._scale, self._base):
             rows = zip(targets, self._base, strict=True)
             for some in _chunks([(target, part) for target, part in rows if part is not None]):
@@ -317,7 +324,7 @@ class Vector:
             return
         for target, part, scale in zip(targets, self._base, self._scales(), strict=True):
             if part is not None and not _is_zero(scale):
-                _add_multiple(target, part, scale)
+                _add_multiple(target, part, scale, rounding)
 
     def fits(self, targets: Sequence[Tensor]) -> bool:
         """Whether the parts have the shapes, dtypes and devices of these tensors."""
@@ -428,19 +435,36 @@ def _sum(a: Part, b: Part, scale: float | Tensor) -> Part:
     return a + _multiple(b, scale)
 
 
-def _add_multiple(target: Tensor, part: Tensor, scale: float | Tensor) -> None:
+def _add_multiple(
+    target: Tensor, part: Tensor, scale: float | Tensor, rounding: torch.Generator | None = None
+) -> None:
     """`target += scale * part` in place; a scale of 0 leaves `target` bit for bit as it was."""
     if isinstance(scale, Tensor) and _on_host(target, scale) and bool(scale == 0):
         return
     if _is_narrow(target):
         wide = _wide(target.dtype)
-        target.copy_(target.to(wide) + _multiple(part.to(wide), scale))
+        exact = target.to(wide) + _multiple(part.to(wide), scale)
+        if rounding is not None and target.dtype == torch.bfloat16:
+            exact = _either_neighbour(exact, rounding)
+        target.copy_(exact)
     elif not isinstance(scale, Tensor):
         target.add_(part, alpha=scale)
     elif _on_host(target, scale):
         target.addcmul_(part, scale.to(target.dtype))  # one pass, no temporary
     else:
         target.add_(_multiple(part, scale))
+
+
+def _either_neighbour(exact: Tensor, generator: torch.Generator) -> Tensor:
+    """float32 rounded to one of its neighbours in bfloat16, to the nearer with more probability."""
+    # bfloat16 is the upper half of float32: a draw is added to the lower half, and its carry counts
+    values = local(exact).contiguous()
+    seed = int(torch.randint(2**62, (), generator=generator))  # one draw, however many are here
+    own = torch.Generator().manual_seed(seed)
+    draws = torch.randint(2**16, values.shape, generator=own, dtype=torch.int32)
+    bits = (values.view(torch.int32) + draws.to(values.device)) & -(2**16)
+    local(exact).copy_(torch.where(values.isfinite(), bits.view(torch.float32), values))
+    return exact
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -471,7 +495,7 @@ def _norms(tensors: list[Tensor], p: float) -> Iterable[Tensor]:
 def copy_each(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     """Copy each source into its target, in place, by one fused kernel where there is one."""
     if any(map(is_sharded, targets)):  # this one kernel does not know them
-        targets, sources = [_local(tensor) for tensor in targets], [_local(t) for t in sources]
+        targets, sources = [local(tensor) for tensor in targets], [local(t) for t in sources]
     if targets:
         torch._foreach_copy_(targets, sources)  # pyright: ignore
 
@@ -492,8 +516,8 @@ def is_sharded(tensor: Tensor) -> bool:
     return kind is not Tensor and kind is not torch.nn.Parameter and hasattr(tensor, "placements")
 
 
-def _local(tensor: Tensor) -> Tensor:
-    """This process's part, which shares its memory."""
+def local(tensor: Any) -> Any:  # noqa: ANN401 - DTensor is not imported
+    """This process's part of a tensor, which shares its memory; all of an ordinary one."""
     return tensor.to_local() if is_sharded(tensor) else tensor  # pyright: ignore
 
 
@@ -546,7 +570,7 @@ def _sharded_norms(tensors: list[Tensor], p: float) -> list[Tensor]:
     norms: list[Tensor] = []
     for indices in _by_place(tensors):
         first = tensors[indices[0]]
-        parts = [part for part in (_local(tensors[i]) for i in indices) if part.numel()]
+        parts = [part for part in (local(tensors[i]) for i in indices) if part.numel()]
         here = [norm for kind in _by_kind(parts) for norm in _norms(kind, p)]
         if is_sharded(first):
             wide = _together(here).to(first.device, _wide(first.dtype))
@@ -562,7 +586,7 @@ def _sharded_dot(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     terms: list[Tensor] = []
     for indices in _by_place([a for a, _ in pairs]):
         first = pairs[indices[0]][0]
-        here = _together([_dot(_local(a), _local(b)) for a, b in (pairs[i] for i in indices)]).sum()
+        here = _together([_dot(local(a), local(b)) for a, b in (pairs[i] for i in indices)]).sum()
         terms.extend(_from_all(here, first).unbind() if is_sharded(first) else [here])
     return _together(terms).sum()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from flatminima.engine.distributed import Ranks, Sync
 from flatminima.engine.groups import groups
 from flatminima.engine.msam import Engine, Grouped
 from flatminima.engine.observe import Observer, Step
+from flatminima.engine.owners import check_owners
 from flatminima.engine.parameters import Parameters, Target
 from flatminima.engine.passes import Body, Call, LossFn, Passes, Scaler, Source
 from flatminima.engine.state import check_state, copied, packed, tensors, unpacked
@@ -30,6 +31,7 @@ from flatminima.vector import Vector
 
 __all__ = ["SharpnessAware"]
 
+Rounding: TypeAlias = Literal["nearest", "stochastic"]
 VERSION = 1
 FIELDS = ("version", "rule", "m", "step", "memory", "generator")
 
@@ -59,12 +61,16 @@ class SharpnessAware:
             a model in `DistributedDataParallel`).
         same_noise: Whether every pass draws the same dropout masks. The random state after a step
             is the same either way: that after one pass.
+        rounding: How displaced weights of bfloat16 are rounded: `nearest` swallows what is less
+            than half the distance to a weight's neighbour; `stochastic` takes either neighbour by
+            chance, so that the displacement is right in the mean, and longer.
         ascent_weight_decay: Added to the ascent gradient as `ascent_weight_decay * w`, for sources
             whose loss includes it.
         observe: Functions of a `Step`, called after each conversation; they see what the rule saw.
 
     Raises:
-        TypeError: If the parameters or the rule are of the wrong kind.
+        TypeError: If the parameters or the rule are of the wrong kind, or belong to DeepSpeed or a
+            pipeline, which own the passes.
         ValueError: If there is no trainable parameter, or an option has no such value.
 
     Weights are restored by copying back what was saved, also when `loss_fn` raises; their storage
@@ -94,12 +100,15 @@ class SharpnessAware:
         memory_limit: float | None = None,
         sync: Sync = "global",
         same_noise: bool = True,
+        rounding: Rounding = "nearest",
         ascent_weight_decay: float = 0.0,
         observe: Iterable[Observer] = (),
     ) -> None:
         check_rule(rule)
         if m is not None and (not isinstance(m, int) or isinstance(m, bool) or m < 1):
             raise ValueError(f"m must be a positive whole number or None, got {m!r}")
+        if rounding not in ("nearest", "stochastic"):
+            raise ValueError(f"rounding must be 'nearest' or 'stochastic', got {rounding!r}")
         if not isinstance(ascent_weight_decay, int | float):
             raise TypeError(f"ascent_weight_decay must be a number, got {ascent_weight_decay!r}")
         if not 0.0 <= ascent_weight_decay < math.inf:
@@ -110,18 +119,22 @@ class SharpnessAware:
         if not isinstance(observe, Iterable) or not all(map(callable, observers)):
             raise TypeError(f"observe must be a list of functions of a Step, got {observe!r}")
         model = model_or_parameters if isinstance(model_or_parameters, nn.Module) else None
+        check_owners("model", () if model is None else model.modules())
         parameters = Parameters.of(model_or_parameters)
+        check_owners("parameters", parameters.tensors)
         self.rule = rule
         self.m = m
         self.ascent_weight_decay = ascent_weight_decay
         self.observe = tuple(observers)
         buffers = Buffers(model)
         self._ranks = Ranks(model, parameters.tensors, sync, buffers)
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        drawn = generator if rounding == "stochastic" else None
         self._body = Body(
             parameters=parameters,
-            weights=Weights(parameters.tensors, self._ranks.reshard),
+            weights=Weights(parameters.tensors, self._ranks.reshard, drawn),
             buffers=buffers,
-            generator=torch.Generator().manual_seed(torch.initial_seed()),
+            generator=generator,
             same_noise=same_noise,
         )
         self._grouped = Grouped(
@@ -169,9 +182,12 @@ class SharpnessAware:
             where it looked first.
 
         Raises:
-            TypeError: If `loss_fn` returns something other than a 0-d tensor with a graph, or the
-                rule breaks the protocol. Weights and `.grad` are then as they were.
+            TypeError: If `loss_fn` returns something other than a 0-d tensor with a graph, the rule
+                breaks the protocol, or DeepSpeed or a pipeline owns the passes. Weights and `.grad`
+                are then as they were.
         """
+        check_owners("loss_fn", [loss_fn])
+        check_owners("backward_fn", [backward_fn])
         call = Call(loss_fn=loss_fn, scaler=scaler, backward_fn=backward_fn)
         return self._carry_out(lambda: self._mean(call, batch))
 

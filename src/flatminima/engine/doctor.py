@@ -34,6 +34,7 @@ __all__ = ["Displaced", "Findings", "doctor"]
 ENOUGH = 0.99  # of the coordinates: below, somebody should know
 TINY = 1e-6  # of the largest displacement: what is to move by less does not count
 STEPS = 2
+ROUNDED = ", or hand over rounding='stochastic'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +216,7 @@ def _examined(patient: _Patient, count: int | None) -> Findings:
     patient.sharp.observe = (seen.append,)
     step = _measured(
         patient,
-        lambda: patient.step(lambda *batch: looks.at(patient.loss_fn, batch)),
+        lambda: patient.step(looks.watched(patient.loss_fn)),
         repeats=STEPS,
     )
     rows = _displaced(patient, weights, looks.last, seen)
@@ -229,6 +230,7 @@ def _examined(patient: _Patient, count: int | None) -> Findings:
         buffers_once=buffers_once,
         random_state_once=random_state_once,
         dtypes={row.dtype for row, _ in rows},
+        by_chance=patient.sharp._body.weights.rounding is not None,
     )
     copies = patient.sharp._body.weights._copies.values()
     return Findings(
@@ -264,6 +266,17 @@ class _Looks:
         self.params = params
         self.count = 0
         self.last: dict[int, list[Tensor]] = {}  # of the last call with each number in its step
+
+    def watched(self, loss_fn: LossFn) -> LossFn:
+        """The loss, each call of which is noted, also where it is another one uphill."""
+
+        def called(*batch: Any) -> Tensor:  # noqa: ANN401 - whatever the loss takes
+            return self.at(loss_fn, batch)
+
+        displaced = getattr(loss_fn, "displaced", None)
+        if displaced is not None:
+            called.__dict__["displaced"] = lambda *batch: self.at(displaced, batch)
+        return called
 
     def at(self, loss_fn: LossFn, batch: tuple[Any, ...]) -> Tensor:
         self.count += 1
@@ -323,6 +336,8 @@ def _without_trace(model: nn.Module, sharp: SharpnessAware | None) -> Generator[
     for param in params.values():
         param.grad = None
     state = None if sharp is None else (sharp.state_dict(), sharp.observe)
+    if sharp is not None:
+        sharp._body.weights.looked = True  # what they would say is said here, and need not be twice
     try:
         with Noise.now(_devices(params.values())).again():
             yield
@@ -393,13 +408,15 @@ def _doubts(
     buffers_once: bool,
     random_state_once: bool,
     dtypes: set[str],
+    by_chance: bool,
 ) -> Generator[str]:
     if moved is None:
         yield "the rule did not displace the weights in two steps: is its radius 0?"
-    elif moved < ENOUGH:
+    elif moved < ENOUGH and not by_chance:  # which is right in the mean
         yield (
             f"{1 - moved:.1%} of the coordinates did not move: the displacement is too small for "
             f"{' and '.join(sorted(dtypes))}; keep the weights in float32, and use autocast"
+            f"{ROUNDED if 'bfloat16' in dtypes else ''}"
         )
     if not weights_return:
         yield "the weights did not come back: does the loss change them?"

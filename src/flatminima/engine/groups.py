@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["examples", "groups"]
+__all__ = ["examples", "groups", "leaves", "picked"]
 
 
 def examples(batch: tuple[Any, ...]) -> int:
@@ -27,7 +27,7 @@ def examples(batch: tuple[Any, ...]) -> int:
         >>> examples(({"x": torch.zeros(3, 2)}, torch.zeros(3)))
         3
     """
-    for item in _leaves(batch):
+    for item in leaves(batch):
         if isinstance(item, Tensor) and item.dim() > 0:
             return item.shape[0]
     raise ValueError(
@@ -56,28 +56,60 @@ def groups(batch: tuple[Any, ...], m: int) -> Iterator[tuple[tuple[Any, ...], in
     total = examples(batch)
     for start in range(0, total, m):
         stop = min(start + m, total)
-        yield tuple(_cut(item, start, stop, total) for item in batch), stop - start
+        yield tuple(_cut(item, slice(start, stop), total) for item in batch), stop - start
 
 
-def _cut(item: Any, start: int, stop: int, total: int) -> Any:  # noqa: ANN401 - a batch is whatever the loss takes
+def picked(batch: tuple[Any, ...], rows: Tensor) -> tuple[Any, ...]:
+    """Some examples of a batch, cut as `groups` cuts.
+
+    Args:
+        batch: What `loss_fn` takes.
+        rows: Their numbers.
+
+    Returns:
+        The smaller batch.
+
+    Example:
+        >>> import torch
+        >>> picked((torch.arange(3), "as it is"), torch.tensor([0, 2]))
+        (tensor([0, 2]), 'as it is')
+    """
+    total = examples(batch)
+    return tuple(_cut(item, rows, total) for item in batch)
+
+
+def _cut(item: Any, rows: slice | Tensor, total: int) -> Any:  # noqa: ANN401 - a batch is whatever the loss takes
     if isinstance(item, Tensor):
-        return item[start:stop] if item.dim() > 0 and item.shape[0] == total else item
+        rows = rows.to(item.device) if isinstance(rows, Tensor) else rows
+        return item[rows] if item.dim() > 0 and item.shape[0] == total else item
     if isinstance(item, Mapping):
-        parts = {name: _cut(value, start, stop, total) for name, value in item.items()}
+        parts = {name: _cut(value, rows, total) for name, value in item.items()}
         kind: Any = type(item)  # a tokenizer's batch is no dict
         return parts if isinstance(item, dict) else kind(parts)
     if isinstance(item, list | tuple):
-        parts = [_cut(value, start, stop, total) for value in item]
+        parts = [_cut(value, rows, total) for value in item]
         make = getattr(item, "_make", type(item))  # a named tuple's, where it is one
         return make(parts)
     return item
 
 
-def _leaves(item: Any) -> Iterator[Any]:  # noqa: ANN401 - a batch is whatever the loss takes
+def leaves(item: Any) -> Iterator[Any]:  # noqa: ANN401 - a batch is whatever the loss takes
+    """What a batch holds, without the lists, tuples and dictionaries around it.
+
+    Args:
+        item: A batch, or something in it.
+
+    Yields:
+        Its tensors, and whatever else there is.
+
+    Example:
+        >>> list(leaves(({"x": 1}, [2, 3])))
+        [1, 2, 3]
+    """
     if isinstance(item, Mapping):
         item = list(item.values())
     if isinstance(item, list | tuple):
         for value in item:
-            yield from _leaves(value)
+            yield from leaves(value)
     else:
         yield item

@@ -118,7 +118,8 @@ class Grouped:
 
         Raises:
             RuntimeError: If `engine="batched"` was asked for and cannot be proved exact.
-            ValueError: If it was asked for with a decay of the weights in the ascent.
+            ValueError: If it was asked for with a decay of the weights in the ascent, or with a
+                loss that is another one where the weights are displaced.
         """
         self.group_norms = None
         step = self._step(call, batch, look)
@@ -139,7 +140,13 @@ class Grouped:
             raise ValueError(
                 f"ascent_weight_decay must be 0 with engine='batched', got {look.weight_decay}"
             )
-        if self.engine == "loop" or self.observed or m is None or look.weight_decay:
+        takes_part = hasattr(call.loss_fn, "displaced")
+        if self.engine == "batched" and takes_part:
+            raise ValueError(
+                f"engine must be 'loop' or 'auto' with {call.loss_fn!r}, got 'batched', which "
+                "differentiates one loss in both passes"
+            )
+        if self.engine == "loop" or self.observed or m is None or look.weight_decay or takes_part:
             return None
         if isinstance(geometry, str) or examples(batch) < 2 * m or not isinstance(self.rule, Probe):
             return None

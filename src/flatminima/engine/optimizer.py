@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from flatminima.engine.backward import SharpnessAware
 from flatminima.engine.buffers import Buffers
+from flatminima.engine.owners import check_owners
 from flatminima.engine.parameters import Parameters
 from flatminima.engine.passes import Source
 from flatminima.engine.replay import Closure, Recorder, Replay
@@ -91,6 +92,8 @@ class SharpnessAwareOptimizer(Optimizer):
             raise TypeError(f"base must be an ordinary optimizer, got {base!r}")
         if replay is not None and not isinstance(replay, nn.Module):
             raise TypeError(f"replay must be a module that returns its loss, got {replay!r}")
+        check_owners("base", [base])
+        check_owners("replay", () if replay is None else replay.modules())
         if keywords.get("m") is not None:
             raise ValueError(
                 f"m must be None for an optimizer, got {keywords['m']!r}; it does not see the "
@@ -292,7 +295,8 @@ class SharpnessAwareOptimizer(Optimizer):
         old = sharp._body.parameters.tensors
         same = len(old) == len(parameters) and all(map(_is, old, parameters.tensors))
         ranks = sharp._ranks
-        weights = sharp._body.weights if same else Weights(parameters.tensors, ranks.reshard)
+        weights, drawn = sharp._body.weights, sharp._body.weights.rounding
+        weights = weights if same else Weights(parameters.tensors, ranks.reshard, drawn)
         sharp._body = replace(sharp._body, parameters=parameters, weights=weights)
         ranks.params = parameters.tensors
         if self.replay is not None and not same:

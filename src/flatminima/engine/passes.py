@@ -70,7 +70,8 @@ class Call:
         self, batch: tuple[Any, ...], parameters: Parameters, *, here: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Forward and backward, wherever the weights are."""
-        loss = self.loss_fn(*batch)
+        displaced = None if here else getattr(self.loss_fn, "displaced", None)
+        loss = (displaced or self.loss_fn)(*batch)
         _check_loss(loss)
         clean, scale = loss.detach(), None
         if self.scaler is not None:

@@ -21,6 +21,7 @@ __all__ = [
     "regionwise",
     "renormalized",
     "rescaled_by_region",
+    "slerp",
     "surrogate_gap",
 ]
 
@@ -43,6 +44,38 @@ def lerp(g: Vector, p: Vector, *, a: float) -> Vector:
         tensor([3.])
     """
     return (1.0 - a) * g + a * p
+
+
+def slerp(g: Vector, p: Vector, *, a: float) -> Vector:
+    """The direction of the arc from that of `g` to that of `p`, as long as `p` (XSAM).
+
+        d = ||p|| ( sin((1 - a) t) g / ||g|| + sin(a t) p / ||p|| ) / sin t,
+        t = the angle between g and p
+
+    Args:
+        g: The current gradient.
+        p: The perturbed gradient.
+        a: How far along: 0 is the direction of `g`, 1 is SAM, more extrapolates.
+
+    Returns:
+        The direction; `p` itself where no arc leads from one to the other: where they are parallel,
+        opposite, or one of them is 0.
+
+    Source: Chen & Zhou, ICLR 2026, "Revisiting Sharpness-Aware Minimization: A More Faithful and
+        Effective Implementation", whose displacement has the direction of `g`.
+
+    Example:
+        >>> g, p = Vector([torch.tensor([2.0, 0.0])]), Vector([torch.tensor([0.0, 1.0])])
+        >>> slerp(g, p, a=0.5).parts[0]
+        tensor([0.7071, 0.7071])
+    """
+    sideways = p - p.onto(g)
+    there, here, away = p.norm(), g.norm(), sideways.norm()
+    straight = (away == 0) | (here == 0)
+    angle = torch.atan2(away, torch.where(here == 0, 0.0, g.dot(p) / here))
+    angle = torch.where(straight, angle, a * angle)  # for the sines of small angles are no quotient
+    along = torch.where(here == 0, 0.0, there * angle.cos() / here)
+    return along * g + torch.where(away == 0, 0.0, there * angle.sin() / away) * sideways
 
 
 def surrogate_gap(g: Vector, p: Vector, *, alpha: float) -> Vector:

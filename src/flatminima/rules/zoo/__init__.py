@@ -27,6 +27,7 @@ from flatminima.rules.zoo.combining import (
     sagm,
     stable_sam,
     wsam,
+    xsam,
 )
 from flatminima.rules.zoo.regional import (
     forget_sam,
@@ -89,5 +90,6 @@ __all__ = [
     "usam",
     "vasso",
     "wsam",
+    "xsam",
     "zsharp",
 ]

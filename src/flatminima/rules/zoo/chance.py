@@ -6,7 +6,6 @@ from flatminima import perturb
 from flatminima.rules import combine
 from flatminima.rules.checks import check_finite, check_whole
 from flatminima.rules.rule import HERE, Conversation, Length, Look, Talk, member
-from flatminima.vector import Vector
 
 __all__ = [
     "lpf_sgd",
@@ -73,14 +72,14 @@ def lpf_sgd(rho: Length = 0.01, samples: int = 1) -> Conversation:
     check_whole(samples=samples)
 
     def talk(look: Look) -> Talk:
-        total = Vector([None] * len(look.w))
         if not look.moves:
             return (yield HERE)
-        for _ in range(samples):
+        total = yield perturb.noise(look.w, look.w, look.rho, generator=look.generator)
+        for _ in range(samples - 1):
             total = total + (
                 yield perturb.noise(look.w, look.w, look.rho, generator=look.generator)
             )
-        return total / samples
+        return total / samples if samples > 1 else total
 
     return Conversation(talk, rho)
 
