@@ -68,6 +68,7 @@ class Layer(ABC):
     """One call of one layer, y = L(x) theta: linear in its parameters, whatever it is in `x`."""
 
     params: tuple[Tensor | None, ...]
+    known: Tensor | None = None  # L(x) theta, where the first pass has computed it for this very x
 
     @abstractmethod
     def plain(self, x: Tensor, *params: Tensor | None) -> Tensor:
