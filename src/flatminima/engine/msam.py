@@ -1,10 +1,11 @@
 """m-SAM: which engine carries out a rule on groups of m examples, and in which pieces.
 
     loop      one group after the other, each with its own passes: any rule, any model
+    vmap      all groups at once, each with a copy of the weights (`engine.mapped`): any rule
     batched   all groups in one pair of passes (`engine.batched`): where that can be proved exact
 
 The result is the same, to rounding. `auto` proves what it can, at the first batch of each shape,
-times both engines there on the user's own model, and keeps the faster one.
+times the loop and the batched form there on the user's own model, and keeps the faster one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, distributed, nn
 from flatminima.engine.batched.geometry import Geometry
 from flatminima.engine.batched.tape import NotCovered, Sight
 from flatminima.engine.groups import examples, groups
+from flatminima.engine.mapped import mapped
 from flatminima.engine.passes import Body, Call
 from flatminima.engine.pieces import Facts, Step, cut
 from flatminima.rules.rule import Look, Probe, Rule, spelled
@@ -28,7 +30,7 @@ from flatminima.vector import Vector
 
 __all__ = ["Engine", "Grouped"]
 
-Engine: TypeAlias = Literal["auto", "loop", "batched"]
+Engine: TypeAlias = Literal["auto", "loop", "vmap", "batched"]
 Batch: TypeAlias = tuple[Any, ...]
 Answer: TypeAlias = tuple[Tensor, Vector]  # the loss, detached, and the direction
 Loop: TypeAlias = Callable[[Batch], Answer]
@@ -62,7 +64,7 @@ class Grouped:
         model: The model, where it is known: it gives parameters their names.
         rule: The rule.
         m: Examples per group.
-        engine: `loop`, `batched`, or `auto` for the faster one of those that are exact.
+        engine: `loop`, `vmap`, `batched`, or `auto` for the faster one of those that are exact.
         memory_limit: Bytes that the batched engine may keep between its passes; it then takes
             fewer groups at a time.
         observed: Whether somebody wants to see every group's gradients, which only the loop has.
@@ -85,12 +87,18 @@ class Grouped:
     _warned: bool = False
 
     def __post_init__(self) -> None:
-        if self.engine not in ("auto", "loop", "batched"):
-            raise ValueError(f"engine must be 'auto', 'loop' or 'batched', got {self.engine!r}")
+        if self.engine not in ("auto", "loop", "vmap", "batched"):
+            raise ValueError(
+                f"engine must be 'auto', 'loop', 'vmap' or 'batched', got {self.engine!r}"
+            )
         if self.memory_limit is not None and not self.memory_limit > 0:
             raise ValueError(f"memory_limit must be positive, got {self.memory_limit}")
         self._facts = Facts.of(self.model, self.body.parameters.tensors)
         geometry = Geometry.of(self.rule)
+        if self.engine == "vmap" and self.observed:
+            raise ValueError(
+                "engine='vmap' must have no observers, got some; leave engine out for the loop"
+            )
         if self.engine != "batched":
             return
         if isinstance(geometry, str):
@@ -121,6 +129,9 @@ class Grouped:
             ValueError: If it was asked for with a decay of the weights in the ascent.
         """
         self.group_norms = None
+        if self.engine == "vmap" and self.m is not None:
+            options = (batch, look, self.m, self.memory_limit)
+            return mapped(self.body, self.model, self.rule, call, *options)
         step = self._step(call, batch, look)
         if step is None:
             return loop(batch)
