@@ -13,20 +13,23 @@ from torch import Tensor, nn
 import flatminima as fm
 from flatminima.engine.observe import Step
 
-COLOURS = "#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00 #8C8C00 #7A5195".split()
+COLOURS = [
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7"),
+    *("#56B4E9", "#D55E00", "#8C8C00", "#7A5195"),
+]
 GREY, INK = "#B8B8B8", "#222222"
 EXAMPLES, RHO = 8, 0.5
-TITLES = {8: "m = 8: plain SAM", 4: "m = 4: two groups", 1: "m = 1: each its own"}
+TITLES = {8: "m = 8: one group, plain SAM", 4: "m = 4: two groups", 1: "m = 1: eight groups"}
 
 
 def problem() -> tuple[nn.Linear, tuple[Tensor, Tensor]]:
     """Eight lines to fit with two weights, and where the weights are."""
     model = nn.Linear(2, 1, bias=False)
-    with torch.no_grad():
-        model.weight.copy_(torch.tensor([[0.9, 0.7]]))
-    angles = torch.tensor([12.0, 35.0, 58.0, 80.0, 104.0, 128.0, 150.0, 172.0]).deg2rad()
+    nn.init.zeros_(model.weight)
+    angles = torch.tensor([-18.0, 8.0, 34.0, 60.0, 82.0, 108.0, 134.0, 160.0]).deg2rad()
     x = torch.stack([angles.cos(), angles.sin()], 1)
-    return model, (x, torch.tensor([0.3, 0.6, 0.5, -0.3, 0.0, -0.5, -0.2, 0.1])[:, None])
+    misses = torch.tensor([[0.5], [0.7], [0.6], [0.6], [0.6], [0.6], [0.7], [0.5]])
+    return model, (x, x @ model.weight.detach().T - misses)
 
 
 def losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -49,11 +52,11 @@ def rise(m: int) -> float:
     rises = []
     for group, step in enumerate(seen(m)[0]):
         part = [tensor[m * group : m * group + m] for tensor in batch]
-        before = losses(model, *part).mean()
+        before = losses(model, *part).mean().detach()
         e = step.seen[1].at.parts[0]
         moved = nn.Linear(2, 1, bias=False)
         moved.load_state_dict({"weight": model.weight.detach() + e})
-        rises.append(float(losses(moved, *part).mean() - before))
+        rises.append(float(losses(moved, *part).mean().detach() - before))
     return float(np.mean(rises))
 
 
@@ -74,8 +77,8 @@ def plane(axes: Axes, m: int) -> None:
     """The weights, where each group looks, and the direction that comes of it."""
     model, (x, y) = problem()
     w = model.weight.detach()[0].numpy()
-    ticks = np.linspace(-0.05, 1.65, 120)
-    grid = np.stack(np.meshgrid(ticks, ticks - 0.2), -1)
+    ticks = np.linspace(-0.8, 0.8, 120)
+    grid = np.stack(np.meshgrid(ticks, ticks - 0.15), -1)
     heights = ((grid @ x.numpy().T - y.numpy()[:, 0]) ** 2).mean(-1)
     axes.contour(*np.moveaxis(grid, -1, 0), heights, levels=14, colors=GREY, linewidths=0.7)
     axes.add_patch(plt.Circle(w, RHO, fill=False, ls=(0, (4, 3)), color=INK, lw=0.9))
@@ -87,13 +90,11 @@ def plane(axes: Axes, m: int) -> None:
     d = -0.42 * direction / np.linalg.norm(seen(EXAMPLES)[1])
     axes.arrow(*w, *d, color=INK, width=0.024, head_width=0.09, **arrow)
     axes.plot(*w, "o", color="white", mec=INK, ms=7, zorder=4)
-    axes.set(aspect="equal", xlim=(ticks[0], ticks[-1]), ylim=(ticks[0] - 0.2, ticks[-1] - 0.2))
+    axes.set(aspect="equal", xlim=(ticks[0], ticks[-1]), ylim=(ticks[0] - 0.15, ticks[-1] - 0.15))
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    axes.text(
-        0.0, -0.07, f"their losses rise by {rise(m):.2f}", transform=axes.transAxes, fontsize=11,
-        color=INK,
-    )  # fmt: skip
+    note = f"where they look, their losses are {rise(m):.2f} higher"
+    axes.text(0.0, -0.07, note, transform=axes.transAxes, fontsize=10, color=INK)
 
 
 def main(out: Path) -> None:

@@ -199,21 +199,21 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], str]] = {
 }  # fmt: skip
 
 
-def batch_of(kind: str) -> tuple[Tensor, Tensor]:
+def batch_of(kind: str, examples: int = EXAMPLES) -> tuple[Tensor, Tensor]:
     if kind == "tokens":
-        x = torch.randint(11, (EXAMPLES, 5))
-        y = torch.where(torch.rand(EXAMPLES, 5) < 0.3, -100, x.roll(-1, 1))
+        x = torch.randint(11, (examples, 5))
+        y = torch.where(torch.rand(examples, 5) < 0.3, -100, x.roll(-1, 1))
         return x, y
     if kind == "bag":
-        return torch.randint(11, (EXAMPLES, 4)), torch.randint(CLASSES, (EXAMPLES,))
+        return torch.randint(11, (examples, 4)), torch.randint(CLASSES, (examples,))
     shape = (4,) if kind == "rows4" else SHAPES[kind]
-    return torch.randn(EXAMPLES, *shape), torch.randint(CLASSES, (EXAMPLES,))
+    return torch.randn(examples, *shape), torch.randint(CLASSES, (examples,))
 
 
-def made(name: str) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+def made(name: str, examples: int = EXAMPLES) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     torch.manual_seed(1)
     build, kind = ARCHITECTURES[name]
-    model, batch = build(), batch_of(kind)
+    model, batch = build(), batch_of(kind, examples)
     model.eval()(batch[0])  # lazy layers learn their size
     return model.train(), batch
 
@@ -250,11 +250,12 @@ def assert_close(one: Any, two: Any, tolerance: float = EXACT) -> None:
             if grad is not None:
                 assert (grad - expected).norm() <= tolerance * size
     for buffer, expected in zip(one[-1], two[-1], strict=True):
+        buffer = buffer.to(expected.dtype)
         assert torch.allclose(buffer, expected, rtol=tolerance, atol=tolerance)
 
 
-def compare(name: str, m: int, rule: Any = None, **options: Any) -> None:
-    model, batch = made(name)
+def compare(name: str, m: int, rule: Any = None, examples: int = EXAMPLES, **options: Any) -> None:
+    model, batch = made(name, examples)
     other = copy.deepcopy(model)
     rule = rule or fm.sam(0.3)
     sharp = fm.SharpnessAware(model, rule, m=m, engine="batched", **options)
@@ -269,6 +270,11 @@ def compare(name: str, m: int, rule: Any = None, **options: Any) -> None:
 def test_the_batched_engine_is_the_loop(name: str, m: int, choice: Any):
     with forced(choice):
         compare(name, m)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_large_groups_and_a_rest_are_the_loops(name: str):
+    compare(name, 16, examples=35)
 
 
 RULES = [
@@ -375,10 +381,16 @@ def test_a_scaler_scales_the_direction_and_not_the_displacement():
     assert torch.allclose(256.0 * grads[0], grads[1])
 
 
-@pytest.mark.parametrize("name", ["mlp", "conv, group norm", "residual", "language, tied"])
-@pytest.mark.parametrize("m", [1, 4])
+SMOOTH = [
+    *("mlp", "conv, group norm", "conv, batch norm", "depthwise", "conv 1d", "conv 3d"),
+    *("residual", "bag of words", "language, tied", "cross attention", "weight norm"),
+]
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("m", [1, 3, 4, 16])
 def test_single_precision_agrees_on_smooth_activations(name: str, m: int):
-    model, batch = made(name)
+    model, batch = made(name, 35 if m == 16 else EXAMPLES)
     for layer in list(model.modules()):
         for key, child in layer.named_children():
             if isinstance(child, nn.ReLU):

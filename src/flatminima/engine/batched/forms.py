@@ -50,7 +50,7 @@ class Dense:
         return self.each if self.c is None else self.each * _column(self.c, self.each)
 
     def added_in_place(self, y: Tensor) -> Tensor:
-        """A bias's displacement, added to the rows of y, (groups, N, p); a constant for autograd."""
+        """A bias's displacement, added to the rows of y, (groups, N, p)."""
         e = self.each[:, None].to(y.dtype)
         return y.add_(e) if self.c is None else y.addcmul_(e, _column(self.c, e))
 
@@ -155,10 +155,8 @@ def squares(rows: tuple[Rows, ...], t: Tensor | None) -> Tensor:
 
 def scores(x: Tensor, right: Tensor, c: Tensor | None) -> Tensor:
     """c_j X_j R_j^T, (groups, N, n), for `c` of shape (groups, 1, 1)."""
-    if right.shape[1] == 1:
-        found = (x * right).sum(-1, keepdim=True)
-    else:
-        found = torch.bmm(x, right.mT)
+    alone = right.shape[1] == 1
+    found = (x * right).sum(-1, keepdim=True) if alone else torch.bmm(x, right.mT)
     return found if c is None else found * c
 
 
