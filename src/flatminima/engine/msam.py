@@ -10,6 +10,7 @@ times the loop and the batched form there on the user's own model, and keeps the
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -35,7 +36,8 @@ Batch: TypeAlias = tuple[Any, ...]
 Answer: TypeAlias = tuple[Tensor, Vector]  # the loss, detached, and the direction
 Loop: TypeAlias = Callable[[Batch], Answer]
 
-ROUNDS = 4  # of a trial; the first of them also warms up
+ROUNDS = 4, 12  # of a trial, at least and at most; the first of them also warms up
+CLEAR = 1.1  # how many times slower the slower engine must be for no further round
 TRIED = 4  # groups of the loop that are timed; the others are taken to be like them
 
 
@@ -202,16 +204,14 @@ class Grouped:
         if distributed.is_available() and distributed.is_initialized():
             return "batched"  # ranks must not disagree, and one reduction a step beats one a group
         few = min(TRIED, -(-examples(batch) // step.m))
-        first, count = next(groups(batch, step.m * few))
-        scale = examples(batch) / count
-        rounds = [
-            (
-                _timed(step, lambda: self._pieces(step, plan, batch)),
-                _timed(step, lambda: loop(first)) * scale,
-            )
-            for _ in range(ROUNDS)
-        ]
-        quick, slow = map(min, zip(*rounds, strict=True))
+        first, size = next(groups(batch, step.m * few))
+        scale = examples(batch) / size
+        quick = slow = math.inf
+        for count in range(ROUNDS[1]):  # in turns, and the least: noise only ever adds
+            quick = min(quick, _timed(step, lambda: self._pieces(step, plan, batch)))
+            slow = min(slow, _timed(step, lambda: loop(first)) * scale)
+            if count + 1 >= ROUNDS[0] and max(quick, slow) > CLEAR * min(quick, slow):
+                break
         return "loop" if slow < quick else "batched"
 
     def _instead(self, reason: str, key: str, batch: Batch, loop: Loop) -> Answer:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flatminima.engine.batched.forms import Dense, Rows, scores
-from flatminima.engine.batched.layer import Layer, Moved, Pass, Tap, computed_in
+from flatminima.engine.batched.layer import Layer, Moved, Pass, Tap, as_given, computed_in
 from flatminima.engine.batched.layout import Layout
 
 __all__ = ["Linear", "linear", "matmul"]
@@ -99,7 +99,7 @@ class _PerGroup(torch.autograd.Function):
         each = e.added_to(weight).to(x.dtype)
         ctx.save_for_backward(x, each)
         ctx.dtype = weight.dtype
-        with torch.autocast(x.device.type, enabled=False):
+        with as_given(x):
             return torch.bmm(x, each.mT)
 
     @staticmethod
@@ -132,7 +132,7 @@ class _LowRank(torch.autograd.Function):
         c = None if c is None else c.to(x.dtype)[:, None, None]
         ctx.save_for_backward(x, cast, left, right, c)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
-        with torch.autocast(x.device.type, enabled=False):
+        with as_given(x):
             y = x.new_empty(*x.shape[:2], len(weight))  # no view: what follows may work in place
             if known is None:
                 _product(x.flatten(0, 1), cast.mT, bias, y.flatten(0, 1))
