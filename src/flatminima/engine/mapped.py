@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, distributed, nn
@@ -20,7 +20,7 @@ from flatminima.engine.batched.derived import over_groups
 from flatminima.engine.groups import examples, groups
 from flatminima.engine.passes import Body, Call
 from flatminima.engine.pieces import cut
-from flatminima.rules.rule import HERE, Here, Look, Rule, Talk
+from flatminima.rules.rule import HERE, Here, Look, Rule
 from flatminima.vector import Vector
 
 __all__ = ["mapped"]
@@ -167,7 +167,7 @@ def mapped(
 @torch.no_grad()
 def _conversed(every: _Groups, rule: Rule, look: Look) -> Answer:
     """The means over the groups of their losses at the weights and of their directions."""
-    talks = [cast("Talk", rule(replace(look, batch=part))) for part in every.parts]
+    talks = [rule(replace(look, batch=part)) for part in every.parts]
     asked: dict[int, Any] = {group: next(talk) for group, talk in enumerate(talks)}
     losses: dict[int, Tensor] = {}
     directions: dict[int, Vector] = {}
