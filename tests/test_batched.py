@@ -145,6 +145,10 @@ def conv_nets(norm: Callable[[], nn.Module]) -> nn.Sequential:
 SHAPES = {"rows": (6,), "sequence": (4, 6), "image": (3, 7, 6)}
 ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "mlp": (lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, CLASSES)), "rows"),
+    "in place": (
+        lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(inplace=True), nn.Linear(5, CLASSES)),
+        "rows",
+    ),
     "conv, group norm": (lambda: conv_nets(lambda: nn.GroupNorm(2, 4)), "image"),
     "conv, batch norm": (lambda: conv_nets(lambda: nn.BatchNorm2d(4)), "image"),
     "conv, cumulative": (lambda: conv_nets(lambda: nn.BatchNorm2d(4, momentum=None)), "image"),
@@ -298,6 +302,23 @@ def test_every_geometry_is_the_loops(rule: Any, m: int, name: str, choice: Any):
 def test_a_memory_limit_changes_nothing(name: str):
     compare(name, 1, memory_limit=20000.0)
     compare(name, 3, memory_limit=1.0)
+
+
+def test_an_input_that_was_written_to_is_computed_again():
+    model, (x, y) = made("mlp")
+    first = fm.SharpnessAware(model, fm.sam(0.3), m=2, engine="batched")
+
+    def loss_fn(x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            x.mul_(2.0).div_(2.0)  # the same numbers, for all that the engine may know
+        return loss_of(model)(x, y)
+
+    first.backward(loss_fn, x, y)
+    got = [param.grad.clone() for param in model.parameters()]
+    model.zero_grad()
+    fm.SharpnessAware(model, fm.sam(0.3), m=2, engine="loop").backward(loss_of(model), x, y)
+    for param, grad in zip(model.parameters(), got, strict=True):
+        assert torch.allclose(param.grad, grad, rtol=1e-10, atol=1e-14)
 
 
 def test_a_schedule_and_radii_of_groups_are_followed():

@@ -198,7 +198,9 @@ class Known:
 
     def of(self, x: Tensor) -> Tensor | None:
         """The output, if `x` is the very input, and neither has been written to."""
-        here, there = ((part.data_ptr(), part.shape, part.stride()) for part in (x, self.x))
+        here, there = (
+            (part.data_ptr(), part.dtype, part.shape, part.stride()) for part in (x, self.x)
+        )
         if here != there or (self.x._version, self.y._version) != self.versions:
             return None
         return self.y
