@@ -90,7 +90,7 @@ from flatminima.models.resnet import resnet18
 Batch = tuple[Tensor, Tensor]
 Made = tuple[nn.Module, Batch]
 SIZES = (1, 2, 4, 8, 16, 32)
-ENGINES = ("loop", "batched", "auto")
+ENGINES = ("loop", "vmap", "batched", "auto")
 
 
 class GPT(nn.Module):
@@ -177,9 +177,13 @@ def measure(name: str, options: argparse.Namespace) -> None:
             made[engine, m] = fm.SharpnessAware(net, fm.sam(0.05), m=m, engine=engine)
     for key, sharp in made.items():
         steps[key] = lambda sharp=sharp: sharp.backward(loss_fn, *batch)
-    for step in steps.values():  # the first step of `auto` is its trial
+    for key, step in list(steps.items()):  # the first step of `auto` is its trial
         net.zero_grad()
-        step()
+        try:
+            step()
+        except (RuntimeError, ValueError) as refusal:
+            del steps[key]
+            print(f"{name:<12}{size:>5}{key[1]:>5}  {key[0]:<8}  refused: {str(refusal)[:60]} ...")
     bytes_of = {key: peak(step, net, device) for key, step in steps.items()}
     times: dict[tuple[str, int], list[float]] = {key: [] for key in steps}
     for _ in range(options.rounds):

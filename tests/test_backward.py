@@ -374,7 +374,7 @@ def test_a_direction_may_be_the_weights_themselves():
     [
         ({"rule": None}, TypeError, r"rule must be a rule such as flatminima.sam\(\), got None"),
         ({"rule": "sam"}, TypeError, r"rule must be a rule such as flatminima.sam\(\), got 'sam'"),
-        ({"engine": "fast"}, ValueError, "engine must be 'auto', 'loop' or 'batched', got 'fast'"),
+        ({"engine": "fast"}, ValueError, "engine must be 'auto', 'loop', 'vmap' or 'batched', got"),
         ({"sync": "local"}, ValueError, "sync must be 'global' or 'replica', got 'local'"),
         ({"ascent_weight_decay": "1"}, TypeError, "ascent_weight_decay must be .*, got '1'"),
         ({"observe": print}, TypeError, "observe must be .*, got"),

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import flatminima as fm
 
-RANKS, SIZE = 2, 8
+RANKS, SIZE, PARTS = 2, 16, 4
 
 
 def model_of() -> nn.Module:
@@ -29,15 +29,18 @@ def batch_of() -> tuple[Tensor, Tensor]:
     return x, torch.randint(3, (SIZE,), generator=generator)
 
 
-def trained(net: nn.Module, inner: nn.Module, batch: Any, steps: int = 3) -> list[Tensor]:
+def trained(
+    net: nn.Module, inner: nn.Module, batch: Any, steps: int = 3, parts: int = 1
+) -> list[Tensor]:
     def loss_fn(x: Tensor, y: Tensor) -> Tensor:
-        return functional.cross_entropy(net(x), y)
+        return functional.cross_entropy(net(x), y) / parts
 
     sharp = fm.SharpnessAware(inner, fm.sam(0.3), m=2, engine="batched")
     optimizer = torch.optim.SGD(inner.parameters(), lr=0.1, momentum=0.9)
     for _ in range(steps):
         optimizer.zero_grad()
-        sharp.backward(loss_fn, *batch)
+        for part in zip(*(tensor.chunk(parts) for tensor in batch), strict=True):
+            sharp.backward(loss_fn, *part)
         optimizer.step()
     return [param.detach().clone() for param in inner.parameters()]
 
@@ -61,6 +64,13 @@ def ranked(rank: int, port: int, folder: str) -> None:
     torch.save((weights, len(reductions)), Path(folder) / f"{rank}.pt")
     distributed.barrier()  # after it no thread of gloo holds a tensor, and Python may end
     distributed.destroy_process_group()
+
+
+def test_accumulation_gives_the_weights_of_whole_batches():
+    inner, other = model_of(), model_of()
+    expected = trained(inner, inner, batch_of())
+    for weight, alone in zip(trained(other, other, batch_of(), parts=PARTS), expected, strict=True):
+        assert torch.allclose(weight, alone, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.slow

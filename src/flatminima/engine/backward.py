@@ -51,11 +51,12 @@ class SharpnessAware:
             looks uphill from its own gradient, and the directions are averaged by size. `None`
             perturbs once for the whole batch.
         engine: How groups are carried out: `loop`, one after the other; `batched`, all at once, or
-            an error where that cannot be proved exact; `auto`, the faster of those that are exact,
-            by a trial at the first batch. The two differ by rounding: name one of them where a run
-            must be the same bit for bit.
-        memory_limit: Bytes that `batched` may keep between its passes; it then takes fewer groups
-            at a time.
+            an error where that cannot be proved exact; `vmap`, all at once with a copy of the
+            weights for each, or an error where torch cannot map the model; `auto`, the loop or
+            `batched`, whichever is faster by a trial at the first batch. They differ by rounding:
+            name one of them where a run must be the same bit for bit.
+        memory_limit: Bytes that `batched` may keep between its passes, or that the copies of `vmap`
+            may take; they then take fewer groups at a time.
         sync: Over which examples the ascent gradient is taken when there are several processes:
             `global`, all; `replica`, each rank its own, with one reduction, of the direction (needs
             a model in `DistributedDataParallel`).

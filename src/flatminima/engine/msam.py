@@ -1,14 +1,16 @@
 """m-SAM: which engine carries out a rule on groups of m examples, and in which pieces.
 
     loop      one group after the other, each with its own passes: any rule, any model
+    vmap      all groups at once, each with a copy of the weights (`engine.mapped`): any rule
     batched   all groups in one pair of passes (`engine.batched`): where that can be proved exact
 
 The result is the same, to rounding. `auto` proves what it can, at the first batch of each shape,
-times both engines there on the user's own model, and keeps the faster one.
+times the loop and the batched form there on the user's own model, and keeps the faster one.
 """
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from torch import Tensor, distributed, nn
 from flatminima.engine.batched.geometry import Geometry
 from flatminima.engine.batched.tape import NotCovered, Sight
 from flatminima.engine.groups import examples, groups
+from flatminima.engine.mapped import mapped
 from flatminima.engine.passes import Body, Call
 from flatminima.engine.pieces import Facts, Step, cut
 from flatminima.rules.rule import Look, Probe, Rule, spelled
@@ -28,12 +31,13 @@ from flatminima.vector import Vector
 
 __all__ = ["Engine", "Grouped"]
 
-Engine: TypeAlias = Literal["auto", "loop", "batched"]
+Engine: TypeAlias = Literal["auto", "loop", "vmap", "batched"]
 Batch: TypeAlias = tuple[Any, ...]
 Answer: TypeAlias = tuple[Tensor, Vector]  # the loss, detached, and the direction
 Loop: TypeAlias = Callable[[Batch], Answer]
 
-ROUNDS = 4  # of a trial; the first of them also warms up
+ROUNDS = 4, 12  # of a trial, at least and at most; the first of them also warms up
+CLEAR = 1.1  # how many times slower the slower engine must be for no further round
 TRIED = 4  # groups of the loop that are timed; the others are taken to be like them
 
 
@@ -62,7 +66,7 @@ class Grouped:
         model: The model, where it is known: it gives parameters their names.
         rule: The rule.
         m: Examples per group.
-        engine: `loop`, `batched`, or `auto` for the faster one of those that are exact.
+        engine: `loop`, `vmap`, `batched`, or `auto` for the faster one of those that are exact.
         memory_limit: Bytes that the batched engine may keep between its passes; it then takes
             fewer groups at a time.
         observed: Whether somebody wants to see every group's gradients, which only the loop has.
@@ -85,12 +89,18 @@ class Grouped:
     _warned: bool = False
 
     def __post_init__(self) -> None:
-        if self.engine not in ("auto", "loop", "batched"):
-            raise ValueError(f"engine must be 'auto', 'loop' or 'batched', got {self.engine!r}")
+        if self.engine not in ("auto", "loop", "vmap", "batched"):
+            raise ValueError(
+                f"engine must be 'auto', 'loop', 'vmap' or 'batched', got {self.engine!r}"
+            )
         if self.memory_limit is not None and not self.memory_limit > 0:
             raise ValueError(f"memory_limit must be positive, got {self.memory_limit}")
         self._facts = Facts.of(self.model, self.body.parameters.tensors)
         geometry = Geometry.of(self.rule)
+        if self.engine == "vmap" and self.observed:
+            raise ValueError(
+                "engine='vmap' must have no observers, got some; leave engine out for the loop"
+            )
         if self.engine != "batched":
             return
         if isinstance(geometry, str):
@@ -122,6 +132,9 @@ class Grouped:
                 loss that is another one where the weights are displaced.
         """
         self.group_norms = None
+        if self.engine == "vmap" and self.m is not None:
+            options = (batch, look, self.m, self.memory_limit)
+            return mapped(self.body, self.model, self.rule, call, *options)
         step = self._step(call, batch, look)
         if step is None:
             return loop(batch)
@@ -198,16 +211,14 @@ class Grouped:
         if distributed.is_available() and distributed.is_initialized():
             return "batched"  # ranks must not disagree, and one reduction a step beats one a group
         few = min(TRIED, -(-examples(batch) // step.m))
-        first, count = next(groups(batch, step.m * few))
-        scale = examples(batch) / count
-        rounds = [
-            (
-                _timed(step, lambda: self._pieces(step, plan, batch)),
-                _timed(step, lambda: loop(first)) * scale,
-            )
-            for _ in range(ROUNDS)
-        ]
-        quick, slow = map(min, zip(*rounds, strict=True))
+        first, size = next(groups(batch, step.m * few))
+        scale = examples(batch) / size
+        quick = slow = math.inf
+        for count in range(ROUNDS[1]):  # in turns, and the least: noise only ever adds
+            quick = min(quick, _timed(step, lambda: self._pieces(step, plan, batch)))
+            slow = min(slow, _timed(step, lambda: loop(first)) * scale)
+            if count + 1 >= ROUNDS[0] and max(quick, slow) > CLEAR * min(quick, slow):
+                break
         return "loop" if slow < quick else "batched"
 
     def _instead(self, reason: str, key: str, batch: Batch, loop: Loop) -> Answer:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flatminima.engine.batched.forms import Dense, Rows
-from flatminima.engine.batched.layer import Layer, Moved, Pass, Tap, computed_in
+from flatminima.engine.batched.layer import Layer, Moved, Pass, Tap, as_given, computed_in
 from flatminima.engine.batched.layout import Layout
 
 __all__ = ["Convolution", "Stencil", "convolution"]
@@ -159,7 +159,7 @@ class _PerGroup(torch.autograd.Function):
         groups = len(e.each)
         ctx.save_for_backward(x, weight, each)
         ctx.stencil, ctx.groups = stencil, groups
-        with torch.autocast(x.device.type, enabled=False):
+        with as_given(x):
             return _unfolded(stencil.convolved(_folded(x, groups), each, None, groups), groups)
 
     @staticmethod

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["Key", "Program"]
+__all__ = ["Key", "Program", "over_groups"]
 
 Key: TypeAlias = int | tuple[int, int]  # a parameter by its index; or (call, place in its results)
 
@@ -97,7 +97,7 @@ class Program:
             return self.results(wanted, dict(zip(indices, values, strict=True)))
 
         pull: Callable[..., Any] = torch.func.vjp(forward, *values)[1]
-        each = _mapped(pull)(tuple(gradients[key] for key in wanted))
+        each = over_groups(pull)(tuple(gradients[key] for key in wanted))
         return dict(zip(indices, each, strict=True))
 
     def spread(self, wanted: Sequence[Key], each: Mapping[int, Tensor]) -> dict[Key, Tensor]:
@@ -107,7 +107,7 @@ class Program:
         def forward(*values: Tensor) -> tuple[Tensor, ...]:
             return self.results(wanted, dict(zip(indices, values, strict=True)))
 
-        values = _mapped(forward)(*(each[index] for index in indices))
+        values = over_groups(forward)(*(each[index] for index in indices))
         return dict(zip(wanted, values, strict=True))
 
     def reached(self, keys: Iterable[Key]) -> set[int]:
@@ -125,7 +125,7 @@ class Program:
         return found
 
 
-def _mapped(function: Callable[..., Any]) -> Callable[..., Any]:
+def over_groups(function: Callable[..., Any]) -> Callable[..., Any]:
     """`torch.func.vmap`, which is silent about functions that it takes one by one."""
 
     def mapped(*args: Any) -> Any:  # noqa: ANN401 - any arguments

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Dense", "Form", "Rows", "joined"]
+__all__ = ["Dense", "Form", "Rows", "joined", "scores", "squares", "wide"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class Dense:
         """c_j times `each`."""
         return self.each if self.c is None else self.each * _column(self.c, self.each)
 
+    def added_in_place(self, y: Tensor) -> Tensor:
+        """A bias's displacement, added to the rows of y, (groups, N, p)."""
+        e = self.each[:, None].to(y.dtype)
+        return y.add_(e) if self.c is None else y.addcmul_(e, _column(self.c, e))
+
     def added_to(self, value: Tensor) -> Tensor:
         """What is there plus what is here, (groups, *shape)."""
         if self.c is None:
@@ -65,11 +70,14 @@ class Rows:
             numbers, each of which stands for a 1 at that place and 0 elsewhere.
         right: The factors along its second axis, (groups, n, d).
         p: The length of the parameter's first axis.
+        c: The factor of each group, (groups,); `None` for 1. It waits until there are scores, which
+            are smaller than the factors.
     """
 
     left: Tensor
     right: Tensor
     p: int
+    c: Tensor | None = None
 
     @property
     def is_one_hot(self) -> bool:
@@ -83,16 +91,14 @@ class Rows:
         each = self.right.new_zeros(len(self.right), self.p, self.right.shape[2])
         return each.scatter_add_(1, self.left[..., None].expand_as(self.right), self.right)
 
-    def scaled(self, c: Tensor, t: Tensor | None) -> Rows:
+    def scaled(self, c: Tensor | None, t: Tensor | None) -> Rows:
         """The rows of c_j t G_j, for a `t` with one entry per output row, or one in all."""
-        if not self.is_one_hot:
-            c = c[:, None, None].to(self.left.dtype)
-            left = self.left * c if t is None else self.left * (c * t.flatten())
-            return Rows(left, self.right, self.p)
-        right = self.right * c[:, None, None].to(self.right.dtype)
-        if t is not None:
-            right = right * t.flatten().expand(self.p)[self.left][..., None]
-        return Rows(self.left, right, self.p)
+        left, right = self.left, self.right
+        if t is not None and self.is_one_hot:
+            right = right * t.flatten().expand(self.p)[left][..., None]
+        elif t is not None:
+            left = left * t.flatten()
+        return Rows(left, right, self.p, c)
 
     def signs(self) -> Rows:
         """The rows of sign(G_j), where one outer product is all of it."""
@@ -100,17 +106,20 @@ class Rows:
 
     def applied(self, x: Tensor) -> Tensor:
         """X_j G_j^T: what a displacement G_j adds to the outputs for inputs `x`, (groups, N, d)."""
-        if self.right.shape[1] == 1 and not self.is_one_hot:
-            return (x * self.right).sum(-1, keepdim=True) * self.left
-        scores = torch.bmm(x, self.right.mT)
+        scores = self.scores(x)
         if not self.is_one_hot:
             return torch.bmm(scores, self.left)
         places = self.left[:, None, :].expand_as(scores)
         return scores.new_zeros(*x.shape[:2], self.p).scatter_add(2, places, scores)
 
+    def scores(self, x: Tensor) -> Tensor:
+        """c_j X_j R_j^T, (groups, N, n)."""
+        return scores(x, self.right, None if self.c is None else _column(self.c, x))
+
     def looked_up(self, tokens: Tensor) -> Tensor:
         """The rows of G_j at `tokens`, (groups, N) whole numbers: (groups, N, d)."""
-        return torch.bmm(_places(tokens, self).to(self.right.dtype), self.right)
+        y = torch.bmm(_places(tokens, self).to(self.right.dtype), self.right)
+        return y if self.c is None else y * _column(self.c, y)
 
 
 Form = Dense | tuple[Rows, ...]
@@ -135,14 +144,20 @@ def joined(rows: Sequence[Rows]) -> tuple[Rows, ...]:
 def squares(rows: tuple[Rows, ...], t: Tensor | None) -> Tensor:
     """||t G_j||^2 of the sum of all rows: <L L^T, R R^T>, cross terms included."""
     if t is not None:
-        ones = torch.ones(len(rows[0].right), device=rows[0].right.device)
-        rows = tuple(row.scaled(ones, t) for row in rows)
+        rows = tuple(row.scaled(None, t) for row in rows)
     if len(rows) == 1 and rows[0].right.shape[1] == 1:
         return _inner(rows[0], rows[0])
     total = torch.stack([_inner(row, row) for row in rows]).sum(0)
     if len(rows) == 2:
         total = total + 2 * _inner(rows[0], rows[1])
     return total.clamp(min=0)  # rounding may leave a sum of squares that cancel below 0
+
+
+def scores(x: Tensor, right: Tensor, c: Tensor | None) -> Tensor:
+    """c_j X_j R_j^T, (groups, N, n), for `c` of shape (groups, 1, 1)."""
+    alone = right.shape[1] == 1
+    found = (x * right).sum(-1, keepdim=True) if alone else torch.bmm(x, right.mT)
+    return found if c is None else found * c
 
 
 def wide(tensor: Tensor) -> torch.dtype:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from flatminima.engine.batched.forms import Dense, Form, Rows
 from flatminima.engine.batched.layout import Layout
 
-__all__ = ["Layer", "Moved", "Pass", "Tap", "computed_in"]
+__all__ = ["Layer", "Moved", "Pass", "Tap", "as_given", "computed_in"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,7 @@ class Layer(ABC):
     """One call of one layer, y = L(x) theta: linear in its parameters, whatever it is in `x`."""
 
     params: tuple[Tensor | None, ...]
+    known: Tensor | None = None  # L(x) theta, where the first pass has computed it for this very x
 
     @abstractmethod
     def plain(self, x: Tensor, *params: Tensor | None) -> Tensor:
@@ -124,3 +126,9 @@ def computed_in(x: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)
     return x.dtype
+
+
+def as_given(x: Tensor) -> AbstractContextManager[object]:
+    """A context in which products have the dtype of their factors, entered only if need be."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

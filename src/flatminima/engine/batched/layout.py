@@ -39,6 +39,8 @@ class Layout:
 
     def grouped(self, x: Tensor) -> Tensor:
         """The tensor as (groups, rows of a group, the other axes)."""
+        if self.is_plain:
+            return x.reshape(self.groups, -1, *x.shape[1:])
         x = x.movedim(self.axis, 0)
         if self.outer > 1:
             x = x.unflatten(0, (self.outer, self.examples, -1)).transpose(0, 1).flatten(0, 2)
@@ -47,6 +49,8 @@ class Layout:
     def flat(self, x: Tensor) -> Tensor:
         """The inverse of `grouped`."""
         x = x.flatten(0, 1)
+        if self.is_plain:
+            return x
         if self.outer > 1:
             x = x.unflatten(0, (self.examples, self.outer, -1)).transpose(0, 1).flatten(0, 2)
         return x.movedim(0, self.axis)

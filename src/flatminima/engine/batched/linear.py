@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flatminima.engine.batched.forms import Dense, Rows
-from flatminima.engine.batched.layer import Layer, Moved, Pass, Tap, computed_in
+from flatminima.engine.batched.forms import Dense, Rows, scores
+from flatminima.engine.batched.layer import Layer, Moved, Pass, Tap, as_given, computed_in
 from flatminima.engine.batched.layout import Layout
 
 __all__ = ["Linear", "linear", "matmul"]
@@ -53,27 +53,38 @@ class Linear(Layer):
         weight, bias = params
         assert weight is not None
         inputs = layout.grouped(x)
-        y = _weighted(inputs.flatten(1, -2), weight, bias)
-        return layout.flat(y.unflatten(1, inputs.shape[1:-1]))
+        known = None
+        if self.known is not None:  # one row of it is one row of the input
+            known = layout.grouped(self.known).flatten(1, -2)
+        y = _weighted(inputs.flatten(1, -2), weight, bias, known)
+        return layout.flat(y.view(*inputs.shape[:-1], -1))
 
 
-def _weighted(x: Tensor, weight: Moved, bias: Moved | None) -> Tensor:
-    """X_j (W + e_j)^T + beta + e'_j, (groups, N, p)."""
-    fixed = bias.value if bias is not None and bias.stays else None
-    if weight.apart:
-        y = torch.bmm(x, weight.value.mT)
-    elif isinstance(weight.by, Dense):
-        y = _PerGroup.apply(x.to(computed_in(x)), weight.value, weight.by)
-    elif weight.by is not None and not any(rows.is_one_hot for rows in weight.rows):
-        pairs = [part for rows in weight.rows for part in (rows.left, rows.right)]
-        y = _LowRank.apply(x.to(computed_in(x)), weight.value, *pairs)
+def _weighted(x: Tensor, weight: Moved, bias: Moved | None, known: Tensor | None) -> Tensor:
+    """X_j (W + e_j)^T + beta + e'_j, (groups, N, p); `known` is X W^T + beta."""
+    shift = None if bias is None else bias.value
+    if isinstance(weight.by, tuple) and not any(rows.is_one_hot for rows in weight.rows):
+        (rows,) = weight.rows
+        if bias is not None and bias.apart:
+            shift = known = None
+        e = None if bias is None or bias.apart else bias.by
+        x = x.to(computed_in(x))
+        y = _LowRank.apply(x, weight.value, shift, rows.left, rows.right, rows.c, known, e)
     else:
-        y = functional.linear(x, weight.value)
-        for rows in weight.rows:
-            y = y + rows.applied(x).to(y.dtype)
-    if fixed is not None:
-        return y + fixed.to(y.dtype)
-    return y if bias is None else y + bias.each()[:, None].to(y.dtype)
+        if weight.apart:
+            y = torch.bmm(x, weight.value.mT)
+        elif isinstance(weight.by, Dense):
+            y = _PerGroup.apply(x.to(computed_in(x)), weight.value, weight.by)
+        else:
+            y = functional.linear(x, weight.value)
+            for rows in weight.rows:
+                y = y + rows.applied(x).to(y.dtype)
+        if bias is not None and not bias.apart:
+            each = bias.value if bias.stays else bias.each()[:, None]
+            return y + each.to(y.dtype)
+    if bias is not None and bias.apart:
+        return y + bias.value[:, None].to(y.dtype)
+    return y
 
 
 class _PerGroup(torch.autograd.Function):
@@ -88,7 +99,7 @@ class _PerGroup(torch.autograd.Function):
         each = e.added_to(weight).to(x.dtype)
         ctx.save_for_backward(x, each)
         ctx.dtype = weight.dtype
-        with torch.autocast(x.device.type, enabled=False):
+        with as_given(x):
             return torch.bmm(x, each.mT)
 
     @staticmethod
@@ -96,45 +107,72 @@ class _PerGroup(torch.autograd.Function):
         x, each = ctx.saved_tensors
         (d,) = grads
         dx = torch.bmm(d, each) if ctx.needs_input_grad[0] else None
-        return dx, _summed(ctx, d, x), None
+        return dx, _summed(ctx, d, x, ctx.dtype), None
 
 
 class _LowRank(torch.autograd.Function):
-    """X_j W^T + (X_j R_j^T) L_j, for e_j = L_j^T R_j that is never formed.
+    """X_j W^T + beta + c_j (X_j R_j^T) L_j, for e_j = c_j L_j^T R_j that is never formed.
 
     Autograd would keep the scores X_j R_j^T, which the backward pass does not need.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, left: Tensor, right: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        left: Tensor,
+        right: Tensor,
+        c: Tensor | None,
+        known: Tensor | None,
+        e: Dense | None,
+    ) -> Tensor:
         left, right, cast = left.to(x.dtype), right.to(x.dtype), weight.to(x.dtype)
-        ctx.save_for_backward(x, cast, left, right)
-        ctx.dtype = weight.dtype
-        with torch.autocast(x.device.type, enabled=False):
-            return _plus_product(torch.matmul(x, cast.mT), x, right, left)
+        c = None if c is None else c.to(x.dtype)[:, None, None]
+        ctx.save_for_backward(x, cast, left, right, c)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        with as_given(x):
+            y = x.new_empty(*x.shape[:2], len(weight))  # no view: what follows may work in place
+            if known is None:
+                _product(x.flatten(0, 1), cast.mT, bias, y.flatten(0, 1))
+            _plus_product(y if known is None else known, x, right, left, c, y)
+            return y if e is None else e.added_in_place(y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        x, weight, left, right = ctx.saved_tensors
+        x, weight, left, right, c = ctx.saved_tensors
         (d,) = grads
-        dx = None
+        dx = shift = None
         if ctx.needs_input_grad[0]:
-            dx = _plus_product(torch.matmul(d, weight), d, left, right)
-        return dx, _summed(ctx, d, x), None, None
+            dx = (d.flatten(0, 1) @ weight).view_as(x)
+            _plus_product(dx, d, left, right, c, dx)
+        if ctx.needs_input_grad[2]:
+            shift = d.flatten(0, 1).sum(0).to(ctx.dtypes[1])
+        return dx, _summed(ctx, d, x, ctx.dtypes[0]), shift, None, None, None, None, None
 
 
-def _plus_product(y: Tensor, x: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
-    """y_j + (x_j inner_j^T) outer_j, written into y."""
-    if inner.shape[1] == 1:
-        return y.addcmul_((x * inner).sum(-1, keepdim=True), outer)
-    return y.baddbmm_(torch.bmm(x, inner.mT), outer)
+def _product(x: Tensor, w: Tensor, shift: Tensor | None, out: Tensor) -> None:
+    """X W + shift."""
+    if shift is None:
+        torch.mm(x, w, out=out)
+    else:
+        torch.addmm(shift.to(x.dtype), x, w, out=out)
 
 
-def _summed(ctx: Any, d: Tensor, x: Tensor) -> Tensor | None:  # noqa: ANN401
+def _plus_product(
+    y: Tensor, x: Tensor, inner: Tensor, outer: Tensor, c: Tensor | None, out: Tensor
+) -> None:
+    """y_j + c_j (x_j inner_j^T) outer_j."""
+    add = torch.addcmul if inner.shape[1] == 1 else torch.baddbmm
+    add(y, scores(x, inner, c), outer, out=out)
+
+
+def _summed(ctx: Any, d: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor | None:  # noqa: ANN401
     """The gradient of a weight that all groups share, if it is wanted."""
     if not ctx.needs_input_grad[1]:
         return None
-    return (d.flatten(0, 1).mT @ x.flatten(0, 1)).to(ctx.dtype)
+    return (d.flatten(0, 1).mT @ x.flatten(0, 1)).to(dtype)
 
 
 def linear(

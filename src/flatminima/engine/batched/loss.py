@@ -67,6 +67,9 @@ def _by_group(
 ) -> Tensor:
     if reduction != "mean" or target.dim() == 0:
         return function(input, target, reduction=reduction, **options)
+    if not run.is_rehearsal and _counts_all(target, options):
+        run.layout(target)
+        return function(input, target, reduction="mean", **options)
     terms = function(input, target, reduction="none", **options)
     layout = run.layout(terms)
     counted = target != options["ignore_index"]
@@ -76,3 +79,10 @@ def _by_group(
         shares = shares * options["weight"].to(terms.dtype)[places]
     sums = layout.grouped(terms).flatten(1).sum(1)
     return (sums / layout.grouped(shares).flatten(1).sum(1)).mean()
+
+
+def _counts_all(target: Tensor, options: dict[str, Any]) -> bool:
+    """Whether every group has the same sum of shares; off the CPU the host does not know."""
+    if target.device.type != "cpu" or options["weight"] is not None:
+        return False
+    return not bool((target == options["ignore_index"]).any())

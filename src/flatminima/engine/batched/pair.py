@@ -22,7 +22,7 @@ from flatminima.engine.batched.derived import Key
 from flatminima.engine.batched.forms import Dense, Form, joined
 from flatminima.engine.batched.geometry import Geometry
 from flatminima.engine.batched.layer import Moved, Tap
-from flatminima.engine.batched.tape import First, NotCovered, Second, Sight, Subject
+from flatminima.engine.batched.tape import First, Known, NotCovered, Second, Sight, Subject
 
 __all__ = ["Ascent", "Pair"]
 
@@ -34,6 +34,7 @@ class Ascent:
     loss: Tensor  # 0-d, detached
     norms: Tensor  # (groups,): the norm of each group's gradient, as the geometry measures it
     moved: dict[Key, Moved]
+    known: dict[int, Known]  # outputs that need not be computed again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,8 @@ class Pair:
         with torch.no_grad():
             gradients = self._gradients(tape, _backward(tape, loss, unit * self.groups))
             by, norms = self._displacements(gradients, unit)
-        return Ascent(loss=loss.detach(), norms=norms, moved=self._moved(tape, by))
+        moved = self._moved(tape, by)
+        return Ascent(loss=loss.detach(), norms=norms, moved=moved, known=tape.known)
 
     def down(self, loss_fn: Callable[[], Tensor], ascent: Ascent) -> Tensor:
         """The forward of the second pass.
@@ -93,7 +95,7 @@ class Pair:
         Returns:
             The mean over the groups of their losses at their own w + e_j, with its graph.
         """
-        with Second(self.subject, self.groups, self.sights, ascent.moved):
+        with Second(self.subject, self.groups, self.sights, ascent.moved, ascent.known):
             return loss_fn()
 
     def _gradients(self, tape: First, bs: Sequence[Tensor | None]) -> dict[int, Form]:
