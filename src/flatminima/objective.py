@@ -157,7 +157,8 @@ class Objective:
         """The loss as a function that torch can follow, while the model is guarded.
 
         Yields:
-            A function that takes `w` and returns the loss there with its graph.
+            A function that takes `w` and returns the loss there, with its graph where torch keeps
+            one.
 
         Example:
             >>> f, w = Objective(lambda w: w.dot(w)), Vector([torch.ones(1, requires_grad=True)])
@@ -165,7 +166,7 @@ class Objective:
             ...     loss(w).requires_grad
             True
         """
-        with self._guard(), torch.enable_grad():
+        with self._guard():
 
             def loss(w: Vector) -> Tensor:
                 self.passes += 1.0
@@ -191,13 +192,32 @@ class Objective:
         Returns:
             The gradient; a parameter on which the loss does not depend has a part of zeros.
         """
-        total = w.zeros_like()
+        return self.value_and_gradient(w)[1]
+
+    def value_and_gradient(self, w: Vector) -> tuple[Tensor, Vector]:
+        """The loss and its gradient at `w`, for the price of the gradient.
+
+        Args:
+            w: The point.
+
+        Returns:
+            What `value` and `gradient` return.
+
+        Example:
+            >>> f = Objective(lambda w: w.dot(w))
+            >>> value, g = f.value_and_gradient(Vector([torch.tensor([3.0])]))
+            >>> value, g.parts[0]
+            (tensor(9.), tensor([6.]))
+        """
+        total, terms = w.zeros_like(), list[Tensor]()
         with self._guard(), torch.enable_grad():
             for weight, piece in self._pieces:
                 point = _leaf(w)
-                total = total + weight * _slope(_scalar(piece(point)), point, create_graph=False)
+                loss = _scalar(piece(point))
+                terms.append(weight * loss.detach().double())
+                total = total + weight * _slope(loss, point, create_graph=False)
         self.passes += 2.0
-        return total
+        return torch.stack(terms).sum().to(_dtype(w)), total
 
     def hvp(self, w: Vector, v: Vector) -> Vector:
         """The Hessian at `w` times `v`, by differentiating the gradient along `v` once more.

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["examples", "groups"]
+__all__ = ["examples", "groups", "part"]
 
 
 def examples(batch: tuple[Any, ...]) -> int:
@@ -56,7 +56,27 @@ def groups(batch: tuple[Any, ...], m: int) -> Iterator[tuple[tuple[Any, ...], in
     total = examples(batch)
     for start in range(0, total, m):
         stop = min(start + m, total)
-        yield tuple(_cut(item, start, stop, total) for item in batch), stop - start
+        yield part(batch, start, stop), stop - start
+
+
+def part(batch: tuple[Any, ...], start: int, stop: int) -> tuple[Any, ...]:
+    """The examples `start` to `stop` of a batch, cut as by `groups`.
+
+    Args:
+        batch: What `loss_fn` takes.
+        start: The first example.
+        stop: The one after the last.
+
+    Returns:
+        The part, which shares the batch's memory.
+
+    Example:
+        >>> import torch
+        >>> part((torch.arange(5), "label"), 1, 3)
+        (tensor([1, 2]), 'label')
+    """
+    total = examples(batch)
+    return tuple(_cut(item, start, stop, total) for item in batch)
 
 
 def _cut(item: Any, start: int, stop: int, total: int) -> Any:  # noqa: ANN401 - a batch is whatever the loss takes
