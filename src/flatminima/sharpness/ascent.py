@@ -44,8 +44,9 @@ class Hill:
         >>> f = Objective(lambda w: w.dot(w))
         >>> w = Vector([torch.zeros(1)])
         >>> hill = Hill(objective=f, w=w, c=Vector([torch.ones(1)]), rho=0.5, p=2)
-        >>> ascend(hill, Vector([torch.tensor([0.1])]), steps=10, tolerance=1e-6).rise
-        0.25
+        >>> top = ascend(hill, Vector([torch.tensor([0.1])]), steps=10, tolerance=1e-6)
+        >>> round(top.rise, 6), top.converged
+        (0.25, True)
     """
 
     objective: Objective

@@ -58,7 +58,7 @@ def momentum(lr: float, beta: float = 0.9, *, nesterov: bool = False) -> float:
     Source: Cohen et al. 2021, arXiv:2103.00065.
 
     Example:
-        >>> momentum(0.1), round(momentum(0.1, nesterov=True), 3)
+        >>> round(momentum(0.1), 3), round(momentum(0.1, nesterov=True), 3)
         (38.0, 13.571)
     """
     plain = (2.0 + 2.0 * _fraction("beta", beta)) / _positive(lr)

@@ -120,8 +120,9 @@ def m_sharpness(
     """
     check_search(rho, max(restarts, 1), steps, tolerance)
     objective = objective.on(objective.batches)  # whose passes are counted apart
-    n = _check(objective.batches, m, restarts, sample, engine)
-    total, cut = objective.examples or 0, list(runs(objective.batches, m))
+    batches = [tuple(batch) for batch in objective.batches]
+    n = _check(batches, m, restarts, sample, engine)
+    total, cut = objective.examples or 0, list(runs(batches, m))
     per_row = max(1, n // m // CHUNKS)
     rows = [
         row

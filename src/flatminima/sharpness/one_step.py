@@ -1,4 +1,4 @@
-"""The rise of the loss of every group of m examples, after a step of length rho up its own gradient.
+"""The rise of the loss of every group of m examples, a step of length rho up its own gradient.
 
     f_j(w + e_j) - f_j(w),   e_j = rho g_j / ||g_j||_2
 

@@ -108,7 +108,7 @@ def sam_bound(
 
     Example:
         >>> sam_bound(worst_loss=0.0, norm=2000**0.5, k=36_500_000, n=50_000, rho=0.05).printed
-        as printed 99.57 (vacuous)
+        as printed 99.62 (vacuous)
     """
     if not 0 <= worst_loss <= 1:
         raise ValueError(
@@ -191,7 +191,7 @@ def noisy_bound(
 
     Example:
         >>> round(noisy_bound(0.1, 1.0, 0.1, 100, 100_000), 4)
-        0.1239
+        0.1242
     """
     _check(norm, k, n, delta)
     inside = 0.25 * _complexity(norm, sigma, k) + 0.25
@@ -222,7 +222,7 @@ def noise_for(rho: float, k: int, n: int) -> float:
 
 
 def _complexity(norm: float, sigma: float, k: int) -> float:
-    """k ln(1 + ||w||^2 / (k sigma^2))."""
+    """The term k ln(1 + ||w||^2 / (k sigma^2))."""
     return k * math.log1p(norm**2 / (k * sigma**2))
 
 
