@@ -1,4 +1,4 @@
-"""The lines at which optimizers leave a quadratic, found by running torch's own; preconditioning."""
+"""The lines at which optimizers leave a quadratic, found by running them; preconditioning."""
 
 from __future__ import annotations
 
