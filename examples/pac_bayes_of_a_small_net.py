@@ -28,6 +28,10 @@ def loss_fn(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return cross_entropy(model(x), y) / math.log(2)  # a mistake costs 1 at least
 
 
+def doubt_fn(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return 1.0 - model(x).softmax(1).gather(1, y[:, None]).mean()  # in [0, 1], with a slope
+
+
 def error_fn(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (model(x).argmax(1) != y).float().mean()
 
@@ -40,13 +44,12 @@ for _ in range(100):
 
 loss, w = fm.Objective.of_model(model, loss_fn, [seen])
 error, _ = fm.Objective.of_model(model, error_fn, [seen])
-worst = fm.sharpness.worst_case(error, w, rho=0.05)  # of the error, which has no slope
-k = sum(param.numel() for param in model.parameters())
+doubt, _ = fm.Objective.of_model(model, doubt_fn, [seen])
+worst = fm.sharpness.worst_case(doubt, w, rho=0.05)
+height, k = worst.loss + worst.value, sum(param.numel() for param in model.parameters())
 print(
     "bound of SAM:",
-    pac_bayes.sam_bound(
-        worst_loss=worst.loss + worst.value, norm=float(w.norm()), k=k, n=len(seen[1]), rho=0.05
-    ),
+    pac_bayes.sam_bound(worst_loss=height, norm=float(w.norm()), k=k, n=1400, rho=0.05),
 )
 
 posterior = pac_bayes.train_posterior(loss, w, prior, steps=1500)

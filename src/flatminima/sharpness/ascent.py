@@ -99,6 +99,11 @@ class Ascent:
     gradients: int  # evaluations
     converged: bool  # it has risen, and the gap is within the tolerance
 
+    @property
+    def height(self) -> float:
+        """The rise, by which ascents compare: one that is not a number is not to be missed."""
+        return math.inf if math.isnan(self.rise) else self.rise
+
 
 def ascend(hill: Hill, start: Vector, *, steps: int, tolerance: float) -> Ascent:
     """Climb from one point of the ball.

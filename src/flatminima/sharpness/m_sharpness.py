@@ -160,7 +160,7 @@ def _climbed(
     """The best of several ascents for one group."""
     hill = Hill(objective=group, w=w, c=units(w), rho=rho, p=2)
     found = ascents(hill, restarts, seed, steps=steps, tolerance=tolerance)
-    best = max(found, key=lambda ascent: ascent.rise)
+    best = max(found, key=lambda ascent: ascent.height)
     return Rise(
         rise=best.rise,
         weight=group.examples or 0,

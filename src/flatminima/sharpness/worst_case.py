@@ -104,7 +104,7 @@ def worst_case(
         raise ValueError(f"p must be 2 or inf, got {p}")
     hill = Hill(objective=objective, w=w, c=units(w, scale, eta=eta), rho=rho, p=p)
     found = ascents(hill, restarts, seed, steps=steps, tolerance=tolerance)
-    winner = max(range(restarts), key=lambda index: found[index].rise)
+    winner = max(range(restarts), key=lambda index: found[index].height)
     best = found[winner]
     return WorstCase(
         value=best.rise,
