@@ -69,7 +69,7 @@ def test_adam_with_a_fixed_preconditioner_leaves_a_parabola_above_its_line(beta1
 @pytest.mark.parametrize("w0", [0.01, 0.3, 5.0])
 def test_sam_grows_on_a_parabola_exactly_above_its_line(share, w0) -> None:
     lr, rho = 0.1, 0.05
-    # the line moves with the gradient a w0, so the a that meets it: a (1 + a rho / |a w0|) = 2 / lr
+    # |w - lr a (w + rho)| = w at this curvature a
     curvature = share * 2.0 / lr / (1 + rho / w0)
     w = nn.Parameter(torch.tensor([w0]))
     sharp = fm.SharpnessAware([w], fm.sam(rho=rho))

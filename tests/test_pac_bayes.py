@@ -124,7 +124,7 @@ def test_the_limits_are_those_of_the_formula() -> None:
     far = sam_bound(worst_loss=0.0, norm=1.0, k=100, n=10_000, rho=1e9)
     assert far.tight.norm == pytest.approx(0.0, abs=1e-9)  # a ball without limits: no price
     many = [sam_bound(worst_loss=0.0, norm=1.0, k=k, n=10_000, rho=0.1) for k in (10**4, 10**12)]
-    assert many[1].tight.value > 1000 * many[0].tight.value / 1000**0.5
+    assert many[1].tight.value > 1000 * many[0].tight.value
     assert many[1].vacuous
 
 
@@ -186,7 +186,7 @@ def test_training_the_posterior_makes_the_certificate_small() -> None:
     )
     before = certificate(error, start, draws=300)
     trained = certificate(error, train_posterior(loss, w, w, steps=200), draws=300)
-    assert trained.value < 0.15
+    assert trained.value < 0.2
     assert trained.value < before.value
     assert not trained.vacuous
 
