@@ -162,9 +162,9 @@ def test_the_average_case_is_half_the_trace_times_the_variance(scale, expected, 
 
 def test_its_standard_error_is_the_one_that_repetition_shows() -> None:
     f, here = problem(H, W, G)
-    runs = [average_case(f, here, 0.05, samples=50, seed=seed) for seed in range(200)]
+    runs = [average_case(f, here, 0.05, samples=20, seed=seed) for seed in range(150)]
     spread = np.std([run.value for run in runs])
-    assert np.mean([run.standard_error for run in runs]) == pytest.approx(spread, rel=0.15)
+    assert np.mean([run.standard_error for run in runs]) == pytest.approx(spread, rel=0.2)
 
 
 def test_one_sample_has_no_standard_error() -> None:
@@ -188,9 +188,9 @@ def relu_net(factor: float = 1.0) -> tuple[Objective, Vector]:
 @pytest.mark.parametrize("p", [2, math.inf])
 @pytest.mark.parametrize("scale", ["element", "filter", "layer"])
 def test_rescaling_relu_layers_leaves_adaptive_sharpness_as_it_was(p, scale) -> None:
-    one, other = (worst_case(*relu_net(a), 0.1, p=p, scale=scale) for a in (1.0, 8.0))
+    one, other = (worst_case(*relu_net(a), 0.1, p=p, scale=scale, steps=15) for a in (1.0, 8.0))
     assert other.value == pytest.approx(one.value, rel=1e-5)
-    plain = [worst_case(*relu_net(a), 0.1, p=p).value for a in (1.0, 8.0)]
+    plain = [worst_case(*relu_net(a), 0.1, p=p, steps=15).value for a in (1.0, 8.0)]
     assert abs(plain[1] - plain[0]) > 0.1 * plain[0]
 
 
