@@ -226,6 +226,32 @@ def test_passes_over_the_data_are_counted() -> None:
     assert f.passes == 7
 
 
+def test_an_objective_on_other_data_is_the_same_loss_there() -> None:
+    model = tanh_net()
+    x, y = torch.randn(9, 3), torch.randint(2, (9,))
+    f, w = Objective.of_model(model, lambda x, y: F.cross_entropy(model(x), y), batches(x, y, [9]))
+    part = f.on([(x[:2], y[:2]), (x[2:5], y[2:5])])
+    torch.testing.assert_close(part.value(w), F.cross_entropy(model(x[:5]), y[:5]).detach())
+    assert (part.examples, len(part.batches), f.passes) == (5, 2, 0.0)
+
+
+def test_only_an_objective_of_a_model_has_other_data() -> None:
+    with pytest.raises(TypeError, match="objective must be of a model on batches"):
+        Objective(lambda w: w.dot(w)).on([(torch.zeros(1),)])
+
+
+def test_the_loss_with_its_graph_has_the_gradient_of_the_objective() -> None:
+    model = tanh_net()
+    x, y = torch.randn(9, 3), torch.randint(2, (9,))
+    f, w = Objective.of_model(
+        model, lambda x, y: F.cross_entropy(model(x), y), batches(x, y, [7, 2])
+    )
+    point = Vector(part.clone().requires_grad_() for part in w.tensors)
+    with f.differentiable() as loss:
+        slopes = torch.autograd.grad(loss(point), point.tensors)
+    torch.testing.assert_close(long(Vector(slopes)), long(f.gradient(w)))
+
+
 def test_tied_weights_are_one_parameter() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:

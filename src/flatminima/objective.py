@@ -56,7 +56,9 @@ class Objective:
         self._pieces: list[tuple[float, Piece]] = [(1.0, function)]
         self._guard: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.examples: int | None = None
+        self.batches: Sequence[Batch] = ()  # none where it was not made of a model
         self.passes: float = 0.0
+        self._again: Callable[[Sequence[Batch]], Objective] | None = None
 
     @staticmethod
     def of_model(
@@ -117,7 +119,61 @@ class Objective:
             for size, batch in zip(sizes, batches, strict=True)
         ]
         objective._guard = network.untouched
+        objective.batches = batches
+        objective._again = lambda others: Objective.of_model(
+            model, loss_fn, others, count=count, batch_norm=batch_norm
+        )[0]
         return objective, Vector(param.detach() for param in named.values())
+
+    def on(self, batches: Sequence[Batch]) -> Objective:
+        """The same loss of the same model on other data: on a part of its own, say.
+
+        Args:
+            batches: Tuples for the loss, as in `of_model`.
+
+        Returns:
+            The objective; it counts its passes by itself.
+
+        Raises:
+            TypeError: If this objective was not made of a model.
+
+        Cost: nothing until it is evaluated.
+
+        Example:
+            >>> model, x = nn.Linear(1, 1), torch.tensor([[1.0], [2.0], [3.0]])
+            >>> f, w = Objective.of_model(model, lambda x: model(x).square().mean(), [(x,)])
+            >>> f.on([(x[:2],)]).examples, f.examples
+            (2, 3)
+        """
+        if self._again is None:
+            raise TypeError(
+                "objective must be of a model on batches, got one of a function; "
+                "make it with Objective.of_model"
+            )
+        return self._again(batches)
+
+    @contextmanager
+    def differentiable(self) -> Generator[Callable[[Vector], Tensor], None, None]:
+        """The loss as a function that torch can follow, while the model is guarded.
+
+        Yields:
+            A function that takes `w` and returns the loss there, with its graph where torch keeps
+            one.
+
+        Example:
+            >>> f, w = Objective(lambda w: w.dot(w)), Vector([torch.ones(1, requires_grad=True)])
+            >>> with f.differentiable() as loss:
+            ...     loss(w).requires_grad
+            True
+        """
+        with self._guard():
+
+            def loss(w: Vector) -> Tensor:
+                self.passes += 1.0
+                terms = [weight * _scalar(piece(w)) for weight, piece in self._pieces]
+                return torch.stack(terms).sum()
+
+            yield loss
 
     @torch.no_grad()
     def value(self, w: Vector) -> Tensor:
@@ -136,13 +192,32 @@ class Objective:
         Returns:
             The gradient; a parameter on which the loss does not depend has a part of zeros.
         """
-        total = w.zeros_like()
+        return self.value_and_gradient(w)[1]
+
+    def value_and_gradient(self, w: Vector) -> tuple[Tensor, Vector]:
+        """The loss and its gradient at `w`, for the price of the gradient.
+
+        Args:
+            w: The point.
+
+        Returns:
+            What `value` and `gradient` return.
+
+        Example:
+            >>> f = Objective(lambda w: w.dot(w))
+            >>> value, g = f.value_and_gradient(Vector([torch.tensor([3.0])]))
+            >>> value, g.parts[0]
+            (tensor(9.), tensor([6.]))
+        """
+        total, terms = w.zeros_like(), list[Tensor]()
         with self._guard(), torch.enable_grad():
             for weight, piece in self._pieces:
                 point = _leaf(w)
-                total = total + weight * _slope(_scalar(piece(point)), point, create_graph=False)
+                loss = _scalar(piece(point))
+                terms.append(weight * loss.detach().double())
+                total = total + weight * _slope(loss, point, create_graph=False)
         self.passes += 2.0
-        return total
+        return torch.stack(terms).sum().to(_dtype(w)), total
 
     def hvp(self, w: Vector, v: Vector) -> Vector:
         """The Hessian at `w` times `v`, by differentiating the gradient along `v` once more.

@@ -56,15 +56,15 @@ def groups(batch: tuple[Any, ...], m: int) -> Iterator[tuple[tuple[Any, ...], in
     total = examples(batch)
     for start in range(0, total, m):
         stop = min(start + m, total)
-        yield tuple(_cut(item, slice(start, stop), total) for item in batch), stop - start
+        yield picked(batch, slice(start, stop)), stop - start
 
 
-def picked(batch: tuple[Any, ...], rows: Tensor) -> tuple[Any, ...]:
+def picked(batch: tuple[Any, ...], rows: slice | Tensor) -> tuple[Any, ...]:
     """Some examples of a batch, cut as `groups` cuts.
 
     Args:
         batch: What `loss_fn` takes.
-        rows: Their numbers.
+        rows: Their numbers, or a slice, whose part shares the batch's memory.
 
     Returns:
         The smaller batch.
