@@ -50,6 +50,7 @@ def double_backward(loss: Loss, w: Vector, *, keep: bool) -> Product:
 
 def forward_over_reverse(loss: Loss, w: Vector, *, keep: bool = False) -> Product:
     """Products with the Hessian, by the gradient's derivative along v in forward mode."""
+    del keep
 
     def gradient(*tensors: Tensor) -> tuple[Tensor, ...]:
         def of(tensors: tuple[Tensor, ...]) -> Tensor:
@@ -70,6 +71,12 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Vector]:
 
     Derivatives in forward mode over those in reverse are one program without a graph to keep, which
     the compiler can fuse; it is built once for each shape of the data.
+
+    Args:
+        function: The loss, of the weights and data.
+
+    Returns:
+        (w, *data, v) -> H v.
     """
 
     def product(tensors: tuple[Tensor, ...], along: Sequence[Tensor], *data: object) -> object:
@@ -94,6 +101,14 @@ def finite_differences(loss: Loss, w: Vector, *, keep: bool = False) -> Product:
 
     with h = eps^(1/3) (1 + ||w||). For losses without second derivatives. The error is about
     h^2 / 6 times the third derivative along u, and eps ||grad f|| / h of rounding.
+
+    Args:
+        loss: The loss as a function of the weights.
+        w: The weights.
+        keep: Without effect: there is no graph to keep.
+
+    Returns:
+        v -> H v.
     """
     del keep
     epsilon = max(torch.finfo(part.dtype).eps for part in w.tensors)
@@ -130,6 +145,15 @@ def empirical_fisher(loss: Loss, w: Vector, *, keep: bool, count: float | None =
 
     The slope of example i at its outputs is `count` times that of the mean, so that the mean over
     examples of r_i r_i' is `count` times the sum over rows of the mean's own.
+
+    Args:
+        loss: The mean loss as a function of the weights.
+        w: The weights.
+        keep: Whether the graph is kept for many products.
+        count: What the mean divides by; by default the rows of the outputs.
+
+    Returns:
+        v -> F v.
     """
 
     def bend(half: Split) -> Callable[[Tensor], Tensor]:
@@ -149,7 +173,7 @@ def empirical_fisher(loss: Loss, w: Vector, *, keep: bool, count: float | None =
 def _sandwich(
     loss: Loss, w: Vector, bend: Callable[[Split], Callable[[Tensor], Tensor]], *, keep: bool
 ) -> Product:
-    """v -> J' B J v, where B acts on the outputs; J v is the derivative of u -> J' u."""
+    """V -> J' B J v, where B acts on the outputs; J v is the derivative of u -> J' u."""
     point = leaf(w)
     half = split(lambda: scalar(loss(point)))
     beside = torch.autograd.grad(half.loss, point.tensors, retain_graph=True, allow_unused=True)
