@@ -79,7 +79,7 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Vector]:
         (w, *data, v) -> H v.
     """
 
-    def product(tensors: tuple[Tensor, ...], along: Sequence[Tensor], *data: object) -> object:
+    def product(tensors: tuple[Tensor, ...], along: Sequence[Tensor], *data: object) -> Any:  # noqa: ANN401 - the compiler's
         def loss(w: Vector) -> Tensor:
             return function(w, *data)
 

@@ -365,7 +365,8 @@ class Objective:
                 # Fused attention has no second derivative; the choice is made in the forward pass.
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(torch.enable_grad())
-            made = {piece: self._linear(kind, piece, w, keep=True) for piece in self._pieces * keep}
+            kept = self._pieces if keep else ()
+            made = {piece: self._linear(kind, piece, w, keep=True) for piece in kept}
 
             def product(v: Vector) -> Vector:
                 self._count(4.0)

@@ -49,7 +49,8 @@ def outputs(z: Tensor) -> Tensor:
         The same.
 
     Example:
-        >>> outputs(torch.ones(2))
+        >>> from torch import ones
+        >>> outputs(ones(2))
         tensor([1., 1.])
     """
     listener = _listening.get()

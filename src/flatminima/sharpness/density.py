@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flatminima.sharpness.estimate import Estimate, estimated
+from flatminima.sharpness.estimate import Estimate, estimated, stream
 from flatminima.sharpness.krylov import Krylov
 from flatminima.sharpness.operators import Operator
 
@@ -137,7 +137,7 @@ def density(operator: Operator, runs: int = 8, steps: int = 80, *, seed: int = 0
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     before = operator.products
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     with operator:
         rows = [_run(operator, steps, generator) for _ in range(runs)]
     length = max(len(nodes) for nodes, _ in rows)

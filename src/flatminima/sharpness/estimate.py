@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Estimate", "estimated"]
+__all__ = ["Estimate", "estimated", "stream"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,21 @@ def estimated(terms: Tensor) -> Estimate:
     terms = terms.double()
     error = float(terms.std()) / math.sqrt(len(terms))
     return Estimate(value=float(terms.mean()), standard_error=error, samples=len(terms))
+
+
+def stream(seed: int) -> torch.Generator:
+    """A generator for probes, of another stream than the one `torch.manual_seed(seed)` starts.
+
+    Data or weights drawn after `torch.manual_seed(0)` would else contain the very probes of seed 0,
+    and no estimate over them would be one over random vectors.
+
+    Args:
+        seed: Decides the stream.
+
+    Returns:
+        The generator, on the CPU.
+    """
+    return torch.Generator().manual_seed((seed + 0x5EED_9806_E5) % 2**63)
 
 
 def _student(level: float, freedom: int) -> float:

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from flatminima.sharpness.estimate import Estimate, estimated
+from flatminima.sharpness.estimate import Estimate, estimated, stream
 from flatminima.sharpness.krylov import flat, shaped
 from flatminima.sharpness.operators import Operator
 from flatminima.vector import Vector
@@ -72,7 +72,7 @@ def trace(
     if samples < least[method]:
         raise ValueError(f"samples must be at least {least[method]} for {method}, got {samples}")
     before = operator.products
-    probes = _Probes(operator, scale, torch.Generator().manual_seed(seed))
+    probes = _Probes(operator, scale, stream(seed))
     squares = None
     with operator:
         if method == "hutchinson":
