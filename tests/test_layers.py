@@ -12,6 +12,8 @@ import flatminima
 
 LAYERS = [
     {"vector", "models", "data"},
+    {"norms", "outputs"},
+    {"curvature", "network"},
     {"objective", "perturb", "regions"},
     {"rules"},
     {"engine"},

@@ -1,31 +1,43 @@
-"""How sharp a minimum is: eigenvalues of the Hessian, each with its error and its cost."""
+"""How sharp a minimum is: spectra, traces, the worst and the mean rise nearby, and what they prove."""
 
+from flatminima.outputs import outputs
 from flatminima.sharpness import edge_of_stability, pac_bayes
 from flatminima.sharpness.average_case import AverageCase, average_case
+from flatminima.sharpness.density import Density, density
+from flatminima.sharpness.estimate import Estimate
 from flatminima.sharpness.lanczos import Eigenpairs, Ratio, top_eigenpairs
 from flatminima.sharpness.logits import normalized_logits
 from flatminima.sharpness.m_sharpness import MeanRise, MSharpness, m_sharpness
-from flatminima.sharpness.operators import FromFunction, Hessian, Operator
+from flatminima.sharpness.operators import GGN, EmpiricalFisher, FromFunction, Hessian, Operator
 from flatminima.sharpness.preconditioned import Preconditioned, adam_preconditioner
+from flatminima.sharpness.trace import Trace, trace
 from flatminima.sharpness.worst_case import WorstCase, worst_case
 
 __all__ = [
     "AverageCase",
+    "Density",
     "Eigenpairs",
+    "EmpiricalFisher",
+    "Estimate",
     "FromFunction",
+    "GGN",
     "Hessian",
     "MSharpness",
     "MeanRise",
     "Operator",
     "Preconditioned",
     "Ratio",
+    "Trace",
     "WorstCase",
     "adam_preconditioner",
     "average_case",
+    "density",
     "edge_of_stability",
     "m_sharpness",
     "normalized_logits",
+    "outputs",
     "pac_bayes",
     "top_eigenpairs",
+    "trace",
     "worst_case",
 ]

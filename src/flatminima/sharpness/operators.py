@@ -4,8 +4,7 @@ An operator is called with a `Vector` and returns one. Used as a context it keep
 have in common, for the Hessian the graph of the gradient; every algorithm of this package opens it
 so, and it may be opened again inside.
 
-A further operator (a Gauss-Newton matrix, a preconditioned Hessian) is a subclass with one method,
-`prepared`.
+A further operator (a preconditioned Hessian, say) is a subclass with one method, `prepared`.
 """
 
 from __future__ import annotations
@@ -14,14 +13,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from flatminima.objective import Objective
 from flatminima.vector import Vector
 
-__all__ = ["FromFunction", "Hessian", "Operator", "Product"]
+__all__ = [
+    "GGN",
+    "EmpiricalFisher",
+    "FromFunction",
+    "Hessian",
+    "HessianKind",
+    "Operator",
+    "Product",
+]
 
 Product: TypeAlias = Callable[[Vector], Vector]
+HessianKind = Literal["double_backward", "forward_over_reverse", "compiled", "finite_differences"]
 
 
 class Operator(ABC):
@@ -102,6 +110,8 @@ class Hessian(Operator):
     Args:
         objective: The function f.
         w: The point, not copied: an operator on a model's own weights moves with them.
+        kind: How products are made; see `Objective.linearized`.
+        graphs: For how many batches the graph of the gradient is kept.
 
     Cost: 0 passes over the data to build. A product is about 3 gradients within `with hessian:` on
     one batch, about 5 otherwise; the graph that is kept takes about twice the memory of a training
@@ -117,13 +127,101 @@ class Hessian(Operator):
         Hessian(size 2, 1 products so far)
     """
 
-    def __init__(self, objective: Objective, w: Vector) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        w: Vector,
+        *,
+        kind: HessianKind = "double_backward",
+        graphs: int = 1,
+    ) -> None:
         super().__init__(like=w)
         self.objective = objective
+        self.kind: HessianKind = kind
+        self.graphs = graphs
 
     def prepared(self) -> AbstractContextManager[Product]:
-        """The graph of the gradient, kept over many products where there is one batch."""
-        return self.objective.linearized(self.like)
+        """The graph of the gradient, kept over many products where there are few batches."""
+        return self.objective.linearized(self.like, self.kind, graphs=self.graphs)
+
+
+class GGN(Operator):
+    """The generalised Gauss-Newton matrix: the Hessian without the curvature of the network.
+
+        G = (1/n) sum_i J_i' B_i J_i,   J_i = dz_i / dw,   B_i = d^2 loss_i / dz_i^2
+
+    Positive semidefinite where the loss is convex in the outputs z, and equal to the Hessian where
+    z is linear in w or the loss is at its least. B is exact: diag(p) - p p' for cross-entropy, and
+    (2 / C) Id for the squared error averaged over C outputs.
+
+    Args:
+        objective: Its loss calls `cross_entropy`, `mse_loss` or `binary_cross_entropy_with_logits`
+            of torch once, or marks the network's outputs with `sharpness.outputs`.
+        w: The point, not copied.
+        graphs: For how many batches the graph is kept.
+
+    Raises:
+        ValueError: On use, if the outputs are not found, or the loss depends on the weights beside
+            them.
+
+    Cost: 0 passes over the data to build; a product is two backward passes on a kept graph.
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1)
+        >>> f = Objective(lambda w: torch.nn.functional.mse_loss(x @ w.parts[0], y))
+        >>> w = Vector([torch.tensor([[3.0]])])
+        >>> GGN(f, w)(w).parts[0]
+        tensor([[15.]])
+    """
+
+    def __init__(self, objective: Objective, w: Vector, *, graphs: int = 1) -> None:
+        super().__init__(like=w)
+        self.objective = objective
+        self.graphs = graphs
+
+    def prepared(self) -> AbstractContextManager[Product]:
+        """The graph of the outputs, kept over many products where there are few batches."""
+        return self.objective.linearized(self.like, "gauss_newton", graphs=self.graphs)
+
+
+class EmpiricalFisher(Operator):
+    """The mean outer product of the examples' gradients at their given labels.
+
+        F = (1/n) sum_i g_i g_i'
+
+    Another matrix than the Fisher information, which draws the labels from the model and equals the
+    `GGN` for cross-entropy. An example is a row of the outputs, so a mean over tokens has an outer
+    product for each row of what its loss is handed. Norms that use the batch's statistics couple
+    the examples: choose another policy.
+
+    Args:
+        objective: As for `GGN`.
+        w: The point, not copied.
+        graphs: For how many batches the graph is kept.
+
+    Raises:
+        ValueError: On use, as for `GGN`.
+
+    Cost: as `GGN`.
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1)
+        >>> f = Objective(lambda w: torch.nn.functional.mse_loss(x @ w.parts[0], y))
+        >>> w = Vector([torch.tensor([[1.0]])])  # the gradients are 2 and 8
+        >>> EmpiricalFisher(f, w)(w).parts[0]
+        tensor([[34.]])
+    """
+
+    def __init__(self, objective: Objective, w: Vector, *, graphs: int = 1) -> None:
+        super().__init__(like=w)
+        self.objective = objective
+        self.graphs = graphs
+
+    def prepared(self) -> AbstractContextManager[Product]:
+        """The graph of the outputs, kept over many products where there are few batches."""
+        return self.objective.linearized(self.like, "empirical_fisher", graphs=self.graphs)
 
 
 class FromFunction(Operator):
