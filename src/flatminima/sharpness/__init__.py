@@ -1,4 +1,4 @@
-"""How sharp a minimum is: spectra, traces, the worst and the mean rise nearby, and what they prove."""
+"""How sharp a minimum is: its spectrum, the worst and the mean rise nearby, what they prove."""
 
 from flatminima.outputs import outputs
 from flatminima.sharpness import edge_of_stability, pac_bayes

@@ -54,7 +54,7 @@ class Rise:
     """The rise of one group's loss, or the mean rise of several."""
 
     rise: float
-    weight: int  # what the group's mean divides by
+    weight: float  # what the group's mean divides by
     doubtful: int  # groups for which the figure means little
     engine: str
     passes: float  # over these examples

@@ -303,4 +303,4 @@ def _examples(objective: Objective, n: int | None) -> int:
     count = objective.examples if n is None else n
     if count is None:
         raise ValueError("n must be given for an objective without batches, got None")
-    return count
+    return round(count)
