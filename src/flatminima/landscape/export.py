@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from itertools import accumulate
 from pathlib import Path
@@ -19,7 +19,11 @@ from flatminima.landscape.trajectory import Path2D
 
 __all__ = ["load", "save"]
 
-KINDS = {"Slice1D": Slice1D, "Slice2D": Slice2D, "Path2D": Path2D}
+KINDS: Mapping[str, Callable[..., Slice1D | Slice2D | Path2D]] = {
+    "Slice1D": Slice1D,
+    "Slice2D": Slice2D,
+    "Path2D": Path2D,
+}
 Array = NDArray[Any]
 
 
@@ -50,7 +54,8 @@ def save(found: Slice1D | Slice2D | Path2D, file: Path | str) -> Path:
     held = {field.name: _array(getattr(found, field.name)) for field in fields(found)}
     kind = type(found).__name__
     if file.suffix == ".npz":
-        np.savez(file, **{"kind": np.array(kind)} | held)
+        named: dict[str, Any] = {"kind": np.array(kind)} | held
+        np.savez(file, **named)
     elif file.suffix == ".h5":
         _write_h5(file, kind, held)
     elif file.suffix == ".vtp":
@@ -111,7 +116,7 @@ def _read_h5(file: Path) -> tuple[str, dict[str, Array]]:
     import h5py  # pyright: ignore[reportMissingTypeStubs]
 
     with h5py.File(file) as held:
-        return str(held.attrs["kind"]), {name: np.asarray(held[name]) for name in held}
+        return str(held.attrs["kind"]), {str(name): np.asarray(held[name]) for name in held}
 
 
 # ---------------------------------------------------------------------------------------------- VTP

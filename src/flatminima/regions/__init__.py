@@ -6,13 +6,7 @@ compares sets of coordinates reports its chance level beside the figure.
 
 from flatminima.regions.counts import Shares, shares, shares_by_part
 from flatminima.regions.kinds import Region, factors, mask, region, where
-from flatminima.regions.legacy import (
-    LegacyShares,
-    check_published,
-    legacy_mask,
-    legacy_masks,
-    legacy_shares,
-)
+from flatminima.regions.legacy import LegacyShares, legacy_mask, legacy_shares
 from flatminima.regions.ratios import PUBLISHED_EDGES, RatioBins, ratio_bins
 from flatminima.regions.sets import (
     FrozenOverlap,
@@ -38,11 +32,9 @@ __all__ = [
     "Region",
     "Shares",
     "Union",
-    "check_published",
     "factors",
     "large_share",
     "legacy_mask",
-    "legacy_masks",
     "legacy_shares",
     "mask",
     "norms",
