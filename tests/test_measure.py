@@ -213,9 +213,22 @@ def test_a_bound_on_errors_needs_a_loss_that_has_errors(weights: Path) -> None:
         _ = tiny(weights, loss="foreign:margin").errors
 
 
+def test_every_measure_of_the_table_is_carried_out_and_has_its_place_on_the_page(
+    weights: Path, tmp_path: Path
+) -> None:
+    small = Settings(points=3, surface_points=2, eigenvalues=2, samples=2, steps=4, m=10)
+    target = tiny(weights, examples=20)
+    folder = measure(target, chosen("all"), small, tmp_path)
+    page = measured.write(folder).read_text(encoding="utf-8")
+    assert {file.stem for file in folder.glob("*.json")} == {"target", *MEASURES}
+    for name in ("Hessian", "Trace", "Sharpness", "m-sharpness", "PAC-Bayes"):
+        assert f"<span>{name}</span>" in page
+    assert read(folder, "pac_bayes")["vacuous"] and "The bound is vacuous" in page
+
+
 def test_a_measure_is_one_of_the_table() -> None:
     assert chosen("regions, hessian") == ["hessian", "regions"]
-    assert set(chosen("all")) <= set(MEASURES)
+    assert chosen("all") == list(MEASURES)
     for what in ("speed", ","):
         with pytest.raises(ValueError, match="what must be some of hessian, .* or all, got"):
             chosen(what)

@@ -131,8 +131,8 @@ class Measure:
     """How many examples at most: the first ones."""
     batch_size: int = 250
     """Examples per pass."""
-    batch_norm: Literal["eval", "batch"] = "eval"
-    """The statistics of batch norm: the running ones, or those of each batch."""
+    batch_norm: Literal["eval", "batch", "frozen_batch"] = "eval"
+    """Statistics of batch norm: the running ones, or a batch's, as it is or at the weights."""
     rho: float = 0.05
     """The radius of everything that looks around the weights."""
     m: int = 16

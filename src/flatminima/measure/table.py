@@ -155,7 +155,7 @@ def landscape_of(job: Job) -> Json:
 def density(job: Job) -> Json:
     """The density of the Hessian's eigenvalues, by its nodes and weights."""
     return plain(
-        sharpness.density(  # pyright: ignore
+        sharpness.density(
             sharpness.Hessian(*job.point), runs=4, steps=job.settings.steps, seed=job.settings.seed
         )
     )
@@ -164,7 +164,7 @@ def density(job: Job) -> Json:
 def trace(job: Job) -> Json:
     """The trace of the Hessian with its standard error."""
     return plain(
-        sharpness.trace(  # pyright: ignore
+        sharpness.trace(
             sharpness.Hessian(*job.point), samples=job.settings.samples, seed=job.settings.seed
         )
     )
@@ -173,17 +173,15 @@ def trace(job: Job) -> Json:
 def sharpness_of(job: Job) -> Json:
     """Worst-case and average-case sharpness within rho."""
     s = job.settings
-    worst = sharpness.worst_case(*job.point, s.rho, seed=s.seed)  # pyright: ignore
-    average = sharpness.average_case(  # pyright: ignore
-        *job.point, s.rho, samples=s.samples, seed=s.seed
-    )
+    worst = sharpness.worst_case(*job.point, s.rho, seed=s.seed)
+    average = sharpness.average_case(*job.point, s.rho, samples=s.samples, seed=s.seed)
     return {"rho": s.rho, "worst_case": plain(worst), "average_case": plain(average)}
 
 
 def m_sharpness(job: Job) -> Json:
     """The sharpness of groups of m examples, by one step and by ascent."""
     s = job.settings
-    found = sharpness.m_sharpness(*job.point, s.rho, min(s.m, _examples(job)), seed=s.seed)  # pyright: ignore
+    found = sharpness.m_sharpness(*job.point, s.rho, min(s.m, _examples(job)), seed=s.seed)
     return {"rho": s.rho} | plain(found)
 
 
@@ -192,9 +190,9 @@ def pac_bayes(job: Job) -> Json:
     # The errors at the worst displacement of the loss: the most within the radius can be more.
     s, (f, w) = job.settings, job.point
     errors = job.target.errors
-    worst = sharpness.worst_case(f, w, s.rho, seed=s.seed)  # pyright: ignore
+    worst = sharpness.worst_case(f, w, s.rho, seed=s.seed)
     there = float(errors.value(w + worst.displacement))
-    bound = sharpness.pac_bayes.sam_bound(  # pyright: ignore
+    bound = sharpness.pac_bayes.sam_bound(
         worst_loss=max(there, float(errors.value(w))),
         norm=float(w.norm()),
         k=sum(part.numel() for part in w.tensors),
@@ -208,7 +206,7 @@ def pac_bayes(job: Job) -> Json:
 
 
 def _examples(job: Job) -> int:
-    return job.target.objective.examples or 1
+    return int(job.target.objective.examples or 1)
 
 
 MEASURES: Mapping[str, Callable[[Job], Json]] = {
@@ -220,14 +218,6 @@ MEASURES: Mapping[str, Callable[[Job], Json]] = {
     "regions": regions_of,
     "landscape": landscape_of,
     "pac_bayes": pac_bayes,
-}
-# What each measure takes from `sharpness`; a measure whose part is missing is not offered.
-NEEDS = {
-    "density": "density",
-    "trace": "trace",
-    "sharpness": "worst_case",
-    "m_sharpness": "m_sharpness",
-    "pac_bayes": "pac_bayes",
 }
 
 
@@ -243,7 +233,7 @@ def chosen(what: str) -> Sequence[str]:
     Raises:
         ValueError: If one is not known.
     """
-    known = [name for name in MEASURES if name not in NEEDS or callable_in_sharpness(NEEDS[name])]
+    known = list(MEASURES)
     names = known if what == "all" else [name.strip() for name in what.split(",") if name.strip()]
     odd = [name for name in names if name not in known]
     if odd or not names:
@@ -251,11 +241,6 @@ def chosen(what: str) -> Sequence[str]:
             f"what must be some of {', '.join(known)}, or all, got {', '.join(odd) or 'nothing'!r}."
         )
     return [name for name in known if name in names]
-
-
-def callable_in_sharpness(name: str) -> bool:
-    """Whether `sharpness` has a function or module of that name."""
-    return name in sharpness.__all__
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - a result has any shape
