@@ -21,6 +21,10 @@ OPTIONS = {
     "table": ["study", "format", "folder"],
     "report": ["study", "folder"],
     "doctor": ["model", "batch", "loss", "rule", "rho", "m", "dtype", "rounding"],
+    "measure": [
+        *("target", "what", "model", "model_args", "data", "loss", "examples", "batch_size"),
+        *("batch_norm", "rho", "m", "points", "seed", "folder", "data_root", "device"),
+    ],
 }
 
 
@@ -51,7 +55,7 @@ def test_the_list_names_every_study_with_its_question_and_its_time(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["fly"], "verb must be one of list, run, table, report, doctor, got 'fly'."),
+        (["fly"], "verb must be one of list, run, table, report, doctor, measure, got 'fly'."),
         (["run", "nothing"], "study must be one of "),
         (["table", "nothing"], "study must be one of "),
         (["report", "nothing"], "study must be one of "),

@@ -10,7 +10,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from flatminima import Objective, Vector
-from flatminima.landscape import between, filter_normalized, random, slice_1d, slice_2d
+from flatminima.landscape import (
+    Filters,
+    as_large_as,
+    between,
+    filter_normalized,
+    filters_of,
+    interpolation,
+    orthogonal,
+    random,
+    slice_1d,
+    slice_2d,
+)
 from flatminima.sharpness import Hessian, top_eigenpairs
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -53,6 +64,63 @@ def test_every_filter_is_as_large_as_the_weights() -> None:
         else:
             norms = (d.flatten(1).norm(dim=1), param.flatten(1).norm(dim=1))
             torch.testing.assert_close(*norms, **EXACT)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_filters_of_a_transposed_convolution_lie_along_its_second_axis(groups) -> None:
+    layer = nn.ConvTranspose2d(4, 6, 3, groups=groups)
+    w = Vector(param.detach() for param in layer.parameters())
+    d = filter_normalized(w, generator(), filters=filters_of(layer)).parts[0]
+    weight, outputs = w.parts[0], 6 // groups
+    for group in range(groups):
+        rows = slice(group * 4 // groups, (group + 1) * 4 // groups)
+        for channel in range(outputs):  # one loop over output channels, as the layer computes them
+            torch.testing.assert_close(
+                d[rows, channel].norm(), weight[rows, channel].norm(), rtol=1e-12, atol=0
+            )
+
+
+def test_the_filters_of_a_model_are_those_of_its_objective() -> None:
+    model = nn.Sequential(
+        nn.Conv1d(2, 3, 3, groups=1), nn.ConvTranspose1d(3, 4, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+    )
+    model[3].weight = model[2].weight  # tied: once
+    model[2].bias.requires_grad_(False)
+    kinds = filters_of(model)
+    assert kinds == [
+        Filters(),
+        Filters(),
+        Filters(transposed=True),
+        Filters(),
+        Filters(),
+        Filters(),
+    ]
+    assert len(kinds) == len(Objective.of_model(model, model, [(torch.ones(1),)])[1])
+
+
+def test_a_direction_with_other_filters_than_the_weights_is_refused() -> None:
+    w = Vector([torch.ones(2, 2)])
+    with pytest.raises(ValueError, match="filters must have one entry per parameter, 1, got 2"):
+        filter_normalized(w, generator(), filters=[Filters(), Filters()])
+    with pytest.raises(ValueError, match='one_dimensional must be "still" or "scaled", got'):
+        filter_normalized(w, generator(), one_dimensional="frozen")
+
+
+def test_orthogonal_then_resized_is_nearly_orthogonal_and_as_large_as_the_weights() -> None:
+    w = Vector([torch.randn(50, 40), torch.randn(40, 30)])
+    one = filter_normalized(w, generator(0))
+    left = orthogonal(random(w, generator(1)), one)
+    assert abs(left.dot(one) / (left.norm() * one.norm())) < 1e-14
+    two = as_large_as(w, left)
+    for d, param in zip(two, w, strict=True):
+        torch.testing.assert_close(d.norm(dim=1), param.norm(dim=1), rtol=1e-6, atol=0)
+    assert 0 < abs(two.dot(one) / (two.norm() * one.norm())) < 0.05  # they do not commute
+
+
+def test_a_direction_is_orthogonal_to_several_others() -> None:
+    others = torch.linalg.qr(torch.randn(6, 3)).Q.T
+    left = orthogonal(Vector([torch.randn(6)]), *(Vector([row]) for row in others))
+    assert float((others @ left.parts[0]).abs().max()) < 1e-14
 
 
 def test_parameters_of_one_dimension_can_move_too() -> None:
@@ -247,6 +315,43 @@ def test_progress_counts_the_points() -> None:
     slice_2d(f, w, w, w, reach=1.0, points=(3, 2), progress=lambda *at: plane.append(at))
     assert line == [(1, 3), (2, 3), (3, 3)]
     assert plane == [(n, 6) for n in range(1, 7)]
+
+
+# -------------------------------------------------------------------------------- interpolation
+
+
+def test_an_interpolation_has_both_solutions_on_it_bit_for_bit_at_one_end() -> None:
+    _, (f, w) = network()
+    other = w + filter_normalized(w, generator())
+    found = interpolation(f, w, other, points=11, beyond=0.25)
+    reach = found.line.reach
+    torch.testing.assert_close(reach, torch.arange(-2, 13) / 10.0, **EXACT)
+    assert found.line.loss[reach == 0] == f.value(w)
+    torch.testing.assert_close(found.line.loss[reach == 1][0], f.value(other), **EXACT)
+    assert found.distance == pytest.approx(float((other - w).norm()))
+
+
+def test_the_barrier_is_what_rises_over_the_chord() -> None:
+    f = Objective(lambda w: (w.parts[0].square() - 1).square().sum() + w.parts[0].sum())
+    one, two = (Vector([torch.tensor([x])]) for x in (-1.0, 1.0))
+    assert interpolation(f, one, two, points=101).barrier == pytest.approx(1.0)
+    assert interpolation(f, two, one, points=101).barrier == pytest.approx(1.0)
+    bowl = Objective(lambda w: w.parts[0].square().sum())
+    assert interpolation(bowl, one, two, points=11).barrier == 0.0  # what is below is no barrier
+
+
+def test_a_diverged_point_makes_the_barrier_no_number() -> None:
+    f = Objective(lambda w: w.parts[0].abs().sum().log() * 0 + w.parts[0].sum())
+    one, two = (Vector([torch.tensor([x])]) for x in (-1.0, 1.0))
+    assert math.isnan(interpolation(f, one, two, points=3).barrier)
+
+
+@pytest.mark.parametrize("wrong", [{"points": 1}, {"beyond": -0.1}])
+def test_an_interpolation_has_two_ends(wrong) -> None:
+    _, f = quadratic()
+    w = Vector([torch.ones(4)])
+    with pytest.raises(ValueError, match="points must be at least 2 and beyond >= 0, got"):
+        interpolation(f, w, w, **wrong)
 
 
 # --------------------------------------------------------------------------------------- errors

@@ -20,6 +20,7 @@ LAYERS = [
     {"sharpness", "landscape", "theory"},
     {"integrations", "train"},
     {"study"},
+    {"measure"},
     {"report"},
     {"cli"},
     {"__main__"},

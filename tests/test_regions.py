@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import flatminima as fm
 from flatminima import Region, Vector
 from flatminima.engine.observe import RegionShares, Step
-from flatminima.regions import legacy_mask, legacy_masks, legacy_shares, region, shares
+from flatminima.regions import legacy_mask, legacy_shares, region, shares
+from flatminima.regions.legacy import legacy_masks
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])

@@ -1,10 +1,10 @@
-"""The command line: `flatminima list | run | table | report | doctor`."""
+"""The command line: `flatminima list | run | table | report | doctor | measure`."""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, subcommand
@@ -12,6 +12,9 @@ from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 from flatminima.study.place import ExecutorName, Place, cores
 from flatminima.study.study import Study, find, studies
 from flatminima.train.consult import Doctor
+
+if TYPE_CHECKING:
+    from flatminima.measure import Target
 
 __all__ = ["VERBS", "main"]
 
@@ -108,7 +111,112 @@ class Report:
         print(page.write(self.folder / study.name, reader=study.reader))
 
 
-VERBS = {"list": List, "run": Run, "table": Table, "report": Report, "doctor": Doctor}
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """Measure a trained network, yours or one of a study; end with its page."""
+
+    target: Positional[Path]
+    """A file of weights (.safetensors, .pt), or the folder of a run of a study."""
+    what: str = "hessian,regions,landscape"
+    """Measures, with commas between them, or all."""
+    model: str | None = None
+    """What builds your network: package.module:factory."""
+    model_args: str = "{}"
+    """The factory's arguments by name, in JSON."""
+    data: str | None = None
+    """A .npz or .safetensors file with x and y, or package.module:function that returns batches."""
+    loss: str = "cross_entropy"
+    """cross_entropy, mse, or package.module:function of the network and a batch."""
+    examples: int = 1000
+    """How many examples at most: the first ones."""
+    batch_size: int = 250
+    """Examples per pass."""
+    batch_norm: Literal["eval", "batch", "frozen_batch"] = "eval"
+    """Statistics of batch norm: the running ones, or a batch's, as it is or at the weights."""
+    rho: float = 0.05
+    """The radius of everything that looks around the weights."""
+    m: int = 16
+    """Examples per group of m-sharpness."""
+    points: int = 41
+    """Points of the line; the plane has about a third of them along each side."""
+    seed: int = 0
+    """Decides every random number."""
+    folder: Path = RESULTS / "measured"
+    """Where results are kept; what is measured there is not measured again."""
+    data_root: str | None = None
+    """The folder of a study's data; without it, what the variable FLATMINIMA_DATA says."""
+    device: str = "cpu"
+    """Where to measure, as torch names it."""
+
+    def __call__(self) -> None:
+        """Measure what is not measured yet, and write the page."""
+        from flatminima.measure import Settings, measure
+        from flatminima.measure.progress import bars
+        from flatminima.measure.table import chosen
+        from flatminima.report import measured
+
+        names = chosen(self.what)
+        settings = Settings(
+            rho=self.rho,
+            m=self.m,
+            points=self.points,
+            surface_points=max(2, self.points * 3 // 8),
+            seed=self.seed,
+        )
+        target = self._target()
+        with bars() as progress:
+            folder = measure(
+                target,
+                names,
+                settings,
+                self.folder,
+                device=self.device,
+                progress=progress,
+                log=print,
+            )
+        print(f"\nReport: {measured.write(folder)}")
+
+    def _target(self) -> "Target":
+        """The network with its data."""
+        from flatminima.measure import of_run, of_user
+
+        if self.target.is_dir():
+            return of_run(
+                self.target,
+                examples=self.examples,
+                batch_size=self.batch_size,
+                batch_norm=self.batch_norm,
+                device=self.device,
+                data_root=self.data_root,
+                log=print,
+            )
+        if self.model is None or self.data is None:
+            raise ValueError(
+                "target must be the folder of a run, or weights with --model and --data, got "
+                f"{self.target}."
+            )
+        return of_user(
+            model=self.model,
+            weights=self.target,
+            data=self.data,
+            loss=self.loss,
+            model_args=self.model_args,
+            examples=self.examples,
+            batch_size=self.batch_size,
+            batch_norm=self.batch_norm,
+            device=self.device,
+        )
+
+
+Command: TypeAlias = List | Run | Table | Report | Doctor | Measure
+VERBS = {
+    "list": List,
+    "run": Run,
+    "table": Table,
+    "report": Report,
+    "doctor": Doctor,
+    "measure": Measure,
+}
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -134,7 +242,7 @@ def main(words: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _parsed(words: Sequence[str]) -> List | Run | Table | Report | Doctor:
+def _parsed(words: Sequence[str]) -> Command:
     """The verb with its options."""
     if words and not words[0].startswith("-") and words[0] not in VERBS:
         raise ValueError(f"verb must be one of {', '.join(VERBS)}, got {words[0]!r}.")
@@ -143,7 +251,8 @@ def _parsed(words: Sequence[str]) -> List | Run | Table | Report | Doctor:
         | Annotated[Run, subcommand("run")]
         | Annotated[Table, subcommand("table")]
         | Annotated[Report, subcommand("report")]
-        | Annotated[Doctor, subcommand("doctor")],
+        | Annotated[Doctor, subcommand("doctor")]
+        | Annotated[Measure, subcommand("measure")],
         prog="flatminima",
         description="A library and laboratory for Sharpness-Aware Minimization.",
         args=words,
@@ -155,9 +264,9 @@ def _parsed(words: Sequence[str]) -> List | Run | Table | Report | Doctor:
     return command
 
 
-def _options(command: List | Run | Table | Report | Doctor) -> str:
+def _options(command: Command) -> str:
     """The options of a verb, as they are typed."""
-    names = [field.name for field in fields(command) if field.name != "study"]
+    names = [field.name for field in fields(command) if field.name not in {"study", "target"}]
     return ", ".join(f"--{name.replace('_', '-')}" for name in [*names, "help"])
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,17 @@ from flatminima.report.setting import common
 from flatminima.report.style import INKS, legend, strokes, template
 from flatminima.report.table import criterion, grid
 
-__all__ = ["html", "write"]
+__all__ = [
+    "code_in_words",
+    "date_in_words",
+    "drawings",
+    "environment",
+    "html",
+    "machine_in_words",
+    "script",
+    "time_in_words",
+    "write",
+]
 
 NARROW = {" = ": "\u00a0=\u00a0", " ": "\u00a0"}  # no line is broken at these spaces
 
@@ -49,7 +59,7 @@ def html(study: Study, reading: Reading | None = None) -> str:
     """The report of a study as text; without a reading, that of a comparison of trainings."""
     reading = reading or comparison(study)
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             study=study,
@@ -66,12 +76,12 @@ def html(study: Study, reading: Reading | None = None) -> str:
             else "at each run’s best epoch",
             trouble=[run for run in study.select(done=False) if run.status != "done"],
             plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library's own text
-            data=_script(_payload(reading)),
+            data=script(_payload(reading)),
         )
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     """Where the template is, with the filters that it uses."""
     here = Environment(
         loader=PackageLoader("flatminima.report", "."),
@@ -105,17 +115,7 @@ def _unit(header: str) -> str:
 def _payload(reading: Reading) -> Json:
     """Everything that the script of the page draws or hands out."""
     return {
-        "templates": {theme: template(theme).to_plotly_json() for theme in INKS},
-        "plates": {
-            plate.name: {
-                "title": plate.title,
-                "views": {
-                    "deep": [_bare(panel) for panel in plate.panels],
-                    "flat": [_bare(panel) for panel in plate.flat],
-                },
-            }
-            for plate in reading.plates
-        },
+        **drawings(reading.plates),
         "files": {"methods": table_csv(reading.table), **reading.files},
     }
 
@@ -126,14 +126,31 @@ def _has_singles(plate: Plate) -> bool:
     return any((getattr(trace, "meta", None) or {}).get("single") for trace in traces)
 
 
-def _bare(panel: Panel) -> Json:
+def drawings(drawn: Sequence[Plate]) -> Json:
+    """Figures as the script of a page takes them, with the templates of both themes."""
+    return {
+        "templates": {theme: template(theme).to_plotly_json() for theme in INKS},
+        "plates": {
+            plate.name: {
+                "title": plate.title,
+                "views": {
+                    "deep": [bare(panel) for panel in plate.panels],
+                    "flat": [bare(panel) for panel in plate.flat],
+                },
+            }
+            for plate in drawn
+        },
+    }
+
+
+def bare(panel: Panel) -> Json:
     """A drawing without its template, which the page adds for its theme."""
     drawing = json.loads(panel.figure.to_json() or "{}")
     drawing["layout"].pop("template", None)
     return drawing
 
 
-def _script(value: Json) -> Markup:
+def script(value: Json) -> Markup:
     """JSON that may stand in a script element."""
     text = json.dumps(value, separators=(",", ":"), default=list)
     return Markup(text.replace("<", "\\u003c"))
@@ -148,15 +165,15 @@ def _facts(study: Study, reading: Reading) -> Iterator[tuple[str, str]]:
         "Source": study.word("source"),
         "Setting": reading.setting,
         "Runs": f"{done} of {every} done",
-        "Date": _date(study.word("finished") or study.word("started")),
-        "Time": _time(study.about.get("seconds")),
-        "Machine": _machine(study.about.get("machine") or {}),
-        "Code": _code(study.about.get("code") or {}),
+        "Date": date_in_words(study.word("finished") or study.word("started")),
+        "Time": time_in_words(study.about.get("seconds")),
+        "Machine": machine_in_words(study.about.get("machine") or {}),
+        "Code": code_in_words(study.about.get("code") or {}),
     }
     return ((name, text) for name, text in facts.items() if text)
 
 
-def _date(text: str) -> str:
+def date_in_words(text: str) -> str:
     """A date as people write it; the text itself if it is none."""
     try:
         return f"{datetime.fromisoformat(text):%d %B %Y}".lstrip("0")
@@ -164,7 +181,7 @@ def _date(text: str) -> str:
         return text
 
 
-def _time(seconds: Any) -> str:  # noqa: ANN401 - a record may hold anything
+def time_in_words(seconds: Any) -> str:  # noqa: ANN401 - a record may hold anything
     """A duration in two units at most; empty if it is unknown."""
     if not isinstance(seconds, int | float):
         return ""
@@ -175,7 +192,7 @@ def _time(seconds: Any) -> str:  # noqa: ANN401 - a record may hold anything
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _machine(machine: Json) -> str:
+def machine_in_words(machine: Json) -> str:
     """The device, the number of cores and the version of torch."""
     cores = f"{machine['cores']} cores" if machine.get("cores") else ""
     torch = f"torch {machine['torch']}" if machine.get("torch") else ""
@@ -183,7 +200,7 @@ def _machine(machine: Json) -> str:
     return ", ".join(filter(None, (device, cores, torch)))
 
 
-def _code(code: Json) -> str:
+def code_in_words(code: Json) -> str:
     """The commit, or the version where there is none."""
     if not code.get("commit"):
         return f"version {code['version']}" if code.get("version") else ""

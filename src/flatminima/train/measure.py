@@ -106,4 +106,5 @@ def _slice_2d(
 ) -> Result:
     """The loss on a plane through the weights."""
     plane = landscape.slice_2d(objective, w, one, two, reach, points)
-    return {"one": plane.one.tolist(), "two": plane.two.tolist(), "loss": plane.loss.tolist()}
+    loss = plane.loss.T  # the report, as plotly does, has a row for each place along `two`
+    return {"one": plane.one.tolist(), "two": plane.two.tolist(), "loss": loss.tolist()}

@@ -7,7 +7,8 @@ from functools import partial
 from typing import cast
 
 from flatminima import perturb
-from flatminima.regions import Region, check_published
+from flatminima.regions import Region
+from flatminima.regions.legacy import check_published
 from flatminima.rules import combine
 from flatminima.rules.checks import check_finite
 from flatminima.rules.rule import Conversation, Length, Look, Probe, Schedule, Talk, member
