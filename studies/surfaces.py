@@ -8,7 +8,7 @@ Source: seminar slides on Foret et al. 2021, arXiv:2010.01412, whose pictures sh
 Expected: SAM ends in sharp minima less often, the less the larger its radius; it leaves a valley
     above the closed form of its escape radius.
 Claim: SAM does not let a descent fall into sharp minima.
-Time: quick takes 3 minutes on 2 free cores; cpu, not yet carried out, is estimated at 2 hours.
+Time: quick takes 10 minutes on 2 shared cores; cpu, not yet carried out, is estimated at 2 hours.
 """
 
 import math
@@ -467,7 +467,7 @@ def hole(run: Run, row: Words) -> tuple[float, float, float]:
 
 def answer(maps: Maps) -> str:
     """What SAM does to Adagrad on Easom and Eggholder, in one sentence."""
-    said: dict[str, tuple[str, str, str]] = {}
+    said: dict[str, tuple[str, ...]] = {}
     for surface in ("easom", "eggholder"):
         plain, sam = (maps.get((surface, "Adagrad", name)) for name in ("plain", "sam"))
         if plain is None or sam is None or (row := row_at(sam, RADII[-1])) is None:
@@ -477,12 +477,15 @@ def answer(maps: Maps) -> str:
             f"{share:.0f} % [{low:.0f}, {high:.0f}]"
             for share, low, high in (hole(plain, first), hole(sam, row))
         )
-        said[surface] = without, within, f"{100 * row['nowhere'] / sam.settings['side'] ** 2:.0f} %"
+        away = 100 * row["nowhere"] / sam.settings["side"] ** 2
+        level = [f"{ends(*tally(run, one))[0]:.0f} %" for run, one in ((plain, first), (sam, row))]
+        said[surface] = (without, within, f"{away:.0f} %", *level)
     n = maps[("easom", "Adagrad", "sam")].settings["side"] ** 2
     easom, egg = said["easom"], said["eggholder"]
     return (
         f"On Easom, Adagrad ends in the sharp minimum from {easom[0]} of the starts, with SAM from "
-        f"{easom[1]}; with SAM {easom[2]} end at no minimum at all. On Eggholder SAM ends in a "
+        f"{easom[1]}; but with SAM {easom[4]} end in a flat one instead of {easom[3]}, and "
+        f"{easom[2]} at no minimum at all. On Eggholder SAM ends in a "
         f"sharp one from {egg[1]} instead of {egg[0]}, and {egg[2]} at none "
         f"(ρ = {100 * RADII[-1]:g} % of the box, n = {n:,} starts)."
     )
@@ -515,7 +518,7 @@ def claims(maps: Maps, edges: Run | None) -> list[tuple[str, str]]:
             (
                 "SAM leaves a valley of curvature a above ρ = c (1 − ηa/2), c the way to the "
                 "ridge.",
-                f"Measured radii agree within {100 * edges.result['off']:.2f} %. Above it, at "
+                f"Measured radii agree within {100 * edges.result['off']:.1g} %. Above it, at "
                 f"ρ = 1.5 c, SAM comes to rest {min(rests):.2f} to {max(rests):.2f} c from the "
                 "bottom of the sharp valley, where it looks exactly at that bottom, and not in the "
                 "flat one.",
@@ -535,6 +538,12 @@ def claims(maps: Maps, edges: Run | None) -> list[tuple[str, str]]:
 def doubts(maps: Maps, pairs: Pairs) -> list[Doubt]:
     """What ends nowhere, what diverged, and what the numbers depend on."""
     said = [
+        Doubt(
+            "At no minimum",
+            f"Further than {100 * WITHIN:g} % of the box’s width from every minimum after the last "
+            "step. A descent that goes on jumping across a minimum further than that, or has not "
+            "arrived yet, is counted there too.",
+        ),
         Doubt("Two variables", "A surface in the plane has none of the directions of a network."),
         Doubt(
             "Chance",
@@ -642,12 +651,13 @@ def scene(study: Study, maps: Maps, surface: str, base: str) -> Plate | None:
     label_axes(flat, "a", "b")
     flat.update_xaxes(range=[left, right], constrain="domain", constraintoward="left")
     flat.update_yaxes(range=[low, high], scaleanchor="x", constrain="domain")
-    controls = {
-        "sliders": [slider(names)],
-        "updatemenus": [play([name for share in RADII for name in names[share]])],
-    }
-    figure.update_layout(margin={"l": 0, "r": 0, "t": 0, "b": 104}, **controls)
-    flat.update_layout(margin={"b": 110}, **controls)
+    every = [name for share in RADII for name in names[share]]
+    for drawing, below, margin in (
+        (figure, 4, {"l": 0, "r": 0, "t": 0, "b": 96}),
+        (flat, 40, {"b": 124}),
+    ):
+        controls = {"sliders": [slider(names, below=below)], "updatemenus": [play(every, below)]}
+        drawing.update_layout(margin=margin, **controls)
     return Plate(
         name=f"scene-{surface}",
         title=f"{SURFACES[surface]}: {base} with SAM and without",
@@ -785,7 +795,9 @@ def ramp() -> list[list[Any]]:
     return first + [[0.28 + 0.72 * place, colour] for place, colour in zip(at, bright, strict=True)]
 
 
-def slider(frames: Mapping[float, list[str]], *, x: float = 0.12) -> dict[str, Any]:
+def slider(
+    frames: Mapping[float, list[str]], *, x: float = 0.12, below: int = 40
+) -> dict[str, Any]:
     """A slider over the radii; where a radius has several frames, they are played."""
     shares = list(frames)
     steps = [
@@ -807,7 +819,7 @@ def slider(frames: Mapping[float, list[str]], *, x: float = 0.12) -> dict[str, A
         "active": len(shares) // 2,
         "x": x,
         "len": 0.98 - x,
-        "pad": {"t": 40, "b": 0},
+        "pad": {"t": below, "b": 0},
         "currentvalue": {"prefix": "radius ρ: ", "font": {"size": 13}, "xanchor": "left"},
         "steps": steps,
         "font": {"size": 12},
@@ -816,7 +828,7 @@ def slider(frames: Mapping[float, list[str]], *, x: float = 0.12) -> dict[str, A
     }
 
 
-def play(frames: Sequence[str]) -> dict[str, Any]:
+def play(frames: Sequence[str], below: int) -> dict[str, Any]:
     """A button that plays the radii one after another."""
     speed = {
         "frame": {"duration": 90, "redraw": True},
@@ -831,7 +843,7 @@ def play(frames: Sequence[str]) -> dict[str, Any]:
         "y": 0,
         "xanchor": "left",
         "yanchor": "top",
-        "pad": {"t": 44},
+        "pad": {"t": below + 4},
         "font": {"size": 13},
         "bgcolor": "rgba(0,0,0,0)",
     }
@@ -840,10 +852,15 @@ def play(frames: Sequence[str]) -> dict[str, Any]:
 def by_radius(study: Study, maps: Maps, pairs: Pairs) -> Plate | None:
     """The share that ends in a flat minimum, along the radii, a panel per surface and optimizer."""
     panels: list[Panel] = []
+    better = 0  # pairs in which the interval at some radius of SAM is above the one without
     for surface, base in pairs:
         known = {method.name: maps.get((surface, base, method.name)) for method in study.methods}
         plain = known["plain"]
-        if plain is None or not any(_flat((plain.result or {})["sharpness"])):
+        if (
+            plain is None
+            or known["sam"] is None
+            or not any(_flat((plain.result or {})["sharpness"]))
+        ):
             continue
         figure = go.Figure(layout={"template": template(), "hovermode": "closest"})
         for name, run in known.items():
@@ -872,12 +889,15 @@ def by_radius(study: Study, maps: Maps, pairs: Pairs) -> Plate | None:
         figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
         figure.update_yaxes(range=[-3, 103])
         panels.append(Panel(figure=figure, title=f"{SURFACES[surface]}, {base}"))
+        top = max(ends(*tally(known["sam"], row))[1] for row in known["sam"].result["rows"])
+        better += top > ends(*tally(plain, plain.result["rows"][0]))[2]
     if not panels:
         return None
     n = next(iter(maps.values())).settings["side"] ** 2
     return Plate(
         name="flat-by-radius",
-        title="How often a flat minimum is the end, by radius",
+        title=f"With SAM more starts end in a flat minimum than without in {better} of "
+        f"{len(panels)} pairs of surface and optimizer",
         caption=f"Shares with 95 % bands (Wilson), n = {n:,} starts. Grey: without SAM. ASAM’s "
         f"radius is {OWN_SIZE} times the share, a multiple of the weights’ own size.",
         panels=panels,
@@ -911,7 +931,7 @@ def escapes(study: Study, edges: Run) -> Plate | None:
     return Plate(
         name="escape",
         title="SAM leaves a valley at the radius of the closed form, within "
-        f"{100 * (edges.result or {})['off']:.2f} %",
+        f"{100 * (edges.result or {})['off']:.1g} %",
         caption=f"Two valleys, the flat one of curvature {flat:g}, step size {lr:g}. Dots: found "
         "by a scan. Line: c (1 − ηa/2), c the way to the ridge. n = 400 radii each.",
         panels=[Panel(figure=figure)],

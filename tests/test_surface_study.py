@@ -16,6 +16,7 @@ from flatminima.study.study import find
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, and there is none")
 STUDY = find("surfaces")
+pytestmark = pytest.mark.slow  # a small study and a browser: half a minute
 
 
 @pytest.fixture(scope="module")
