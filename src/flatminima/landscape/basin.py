@@ -222,13 +222,16 @@ def _newton(surface: Surface, points: Tensor, longest: float) -> Tensor:
     length = step.norm(dim=-1, keepdim=True)
     step = torch.where(length > longest, step / length * longest, step)
     height = surface.values(points)
+
+    def higher() -> Tensor:
+        # Not "not lower": at the bottom the height no longer changes, while the step still refines.
+        return ~(surface.values(points + step) <= height)[:, None]
+
     for _ in range(30):
-        # Not "lower": at the bottom the height no longer changes, while the step still refines.
-        higher = ~(surface.values(points + step) <= height)
-        if not bool(higher.any()):
+        if not bool((up := higher()).any()):
             break
-        step = torch.where(higher[:, None], step / 2, step)
-    return torch.where(usable & ~higher[:, None], step, 0.0) if bool(usable.any()) else step
+        step = torch.where(up, step / 2, step)
+    return torch.where(usable & ~higher(), step, 0.0)
 
 
 def _within(surface: Surface, points: Tensor) -> Tensor:
