@@ -2,7 +2,8 @@
 
 On `a w^2 / 2` with step eta, SAM's step is `w <- w - eta a (w + rho sign w)`. Up to the edge it
 does not come to rest: it jumps to and fro across the bottom, further with a larger radius.
-Where the valley ends in a ridge, it leaves once the place where it looks is beyond the ridge.
+Where the valley ends in a ridge, it leaves once the place where it looks is beyond the ridge. The
+edges of gradient descent, momentum, Adam and SAM are in `flatminima.sharpness.edge_of_stability`.
 """
 
 from __future__ import annotations
@@ -10,71 +11,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-__all__ = ["bounce", "escape_radius", "gradient_edge", "sam_edge", "usam_edge"]
-
-
-def gradient_edge(lr: float, momentum: float = 0.0, *, nesterov: bool = False) -> float:
-    """The curvature above which gradient descent on a parabola diverges.
-
-        2 (1 + beta) / eta;   Nesterov's: 2 (1 + beta) / ((1 + 2 beta) eta)
-
-    Args:
-        lr: The step eta.
-        momentum: beta, as `torch.optim.SGD` has it, without dampening.
-        nesterov: Whether the momentum is Nesterov's.
-
-    Returns:
-        The curvature.
-
-    Raises:
-        ValueError: If `lr` is not positive, or `momentum` not in [0, 1).
-
-    Source: the root of the recursion's characteristic polynomial that leaves the unit circle is -1;
-    setting it in gives the edge. "Edge of stability": Cohen et al. 2021, arXiv:2103.00065.
-
-    Example:
-        >>> gradient_edge(0.1), gradient_edge(0.1, momentum=0.5)
-        (20.0, 30.0)
-    """
-    _check_lr(lr)
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-    return 2 * (1 + momentum) / ((1 + 2 * momentum if nesterov else 1) * lr)
-
-
-def sam_edge(lr: float, rho: float, slope: float) -> float:
-    """The curvature above which SAM's distance from the bottom of a parabola grows.
-
-        ||g|| / (2 rho) (sqrt(1 + 8 rho / (eta ||g||)) - 1)
-
-    With |g| = a |w|, the step `w <- w - eta a (w + rho sign w)` grows in size if and only if
-    eta a (|w| + rho) > 2 |w|, which solved for a is this.
-
-    Args:
-        lr: The step eta.
-        rho: The radius; 0 gives the edge of gradient descent.
-        slope: The norm of the gradient at the weights.
-
-    Returns:
-        The curvature; it falls with the slope, and tends to 2 / eta as `rho` tends to 0.
-
-    Raises:
-        ValueError: If `lr` or `slope` is not positive, or `rho` is negative.
-
-    Source: Long & Bartlett 2023, arXiv:2309.12488.
-
-    Example:
-        >>> round(sam_edge(0.1, rho=0.05, slope=1.0), 3)
-        12.361
-    """
-    _check_lr(lr)
-    _check_rho(rho)
-    if not slope > 0:
-        raise ValueError(f"slope must be positive, got {slope}")
-    if rho == 0:
-        return 2 / lr
-    # As 4 / (eta (sqrt(1 + x) + 1)) the difference does not cancel for a small radius.
-    return 4 / (lr * (math.sqrt(1 + 8 * rho / (lr * slope)) + 1))
+__all__ = ["bounce", "escape_radius", "usam_edge"]
 
 
 def usam_edge(lr: float, rho: float) -> float:
