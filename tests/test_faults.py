@@ -60,7 +60,9 @@ def test_the_table_holds_every_fault_once() -> None:
 # ------------------------------------------------------------------- those that no other file tests
 
 
-@pytest.mark.parametrize("make", [fm.sam, fm.momentum_sam, fm.s2_sam, fm.asam], ids=str)
+@pytest.mark.parametrize(
+    "make", [fm.sam, fm.momentum_sam, fm.s2_sam, fm.asam], ids=lambda make: make.__name__
+)
 def test_under_a_schedule_of_the_radius_the_weights_come_back(make: Any) -> None:
     model, data = smooth(), batches(5)
     sharp = fm.SharpnessAware(model, make(Linear(start=0.5, end=0.0, steps=8)))

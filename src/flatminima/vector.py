@@ -364,7 +364,14 @@ def _is_zero(scale: float | Tensor) -> bool:
 def _on_host(part: Tensor, scale: Tensor) -> bool:
     """Whether reading the scale costs nothing."""
     kinds = {part.device.type, scale.device.type}
-    return kinds == {"cpu"} and not torch.compiler.is_compiling()
+    return kinds == {"cpu"} and not torch.compiler.is_compiling() and not _is_mapped()
+
+
+def _is_mapped() -> bool:
+    """Whether `torch.func` is at work, under which no value can be read and foreach is unknown."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
 
 
 def _multiple(part: Tensor, scale: float | Tensor) -> Tensor:
@@ -390,7 +397,7 @@ def _is_there(part: Part) -> TypeGuard[Tensor]:
 def _fusable(scale: Scale | None, parts: Sequence[Part]) -> TypeGuard[Tensor]:
     """Whether one 0-d tensor off the host scales parts of one kind, by kernels for all of them."""
     there = list(filter(_is_there, parts))
-    if not isinstance(scale, Tensor) or not there or _on_host(there[0], scale):
+    if not isinstance(scale, Tensor) or not there or _on_host(there[0], scale) or _is_mapped():
         return False
     like = there[0]
     return not (_is_narrow(like) or is_sharded(like) or scale.requires_grad) and all(
@@ -489,7 +496,10 @@ def _by_kind(tensors: list[Tensor]) -> list[list[Tensor]]:
 
 
 def _norms(tensors: list[Tensor], p: float) -> Iterable[Tensor]:
-    return torch._foreach_norm(tensors, p, dtype=_wide(tensors[0].dtype))  # pyright: ignore
+    wide = _wide(tensors[0].dtype)
+    if _is_mapped():
+        return [torch.linalg.vector_norm(tensor, p, dtype=wide) for tensor in tensors]
+    return torch._foreach_norm(tensors, p, dtype=wide)  # pyright: ignore
 
 
 def copy_each(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:

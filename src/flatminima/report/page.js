@@ -56,6 +56,7 @@
     plot.dataset.drawn = "true";
     sizes.observe(plot);
     if (!plain) link(plot);
+    if (layout.sliders) follow(plot);
   }
 
   const drawn = () => all(".plot[data-drawn]");
@@ -74,6 +75,18 @@
     };
     plot.on("plotly_relayout", turn);
     plot.on("plotly_relayouting", turn);
+  }
+
+  // The sliders of one figure move together.
+  function follow(plot) {
+    plot.on("plotly_sliderchange", ({ step, interaction }) => {
+      if (!interaction) return;
+      for (const other of all(`.plot[data-view=${plot.dataset.view}][data-drawn]`, plot.closest("figure"))) {
+        if (other === plot || !other.layout.sliders) continue;
+        Plotly.relayout(other, { "sliders[0].active": step._index });
+        Plotly.animate(other, ...step.args);
+      }
+    });
   }
 
   function show(figure, view) {
@@ -143,8 +156,8 @@
     for (const panel of data.plates[figure.id].views.deep) {
       for (const trace of decode(panel.data)) {
         const name = [panel.layout.meta ?? "", trace.name];
-        if (trace.z) trace.z.forEach((row, j) => row.forEach((z, i) => lines.push([...name, trace.x[i], trace.y[j], z])));
-        else trace.x.forEach((x, i) => lines.push([...name, x, trace.y[i], ""]));
+        if (trace.z && trace.type !== "scatter3d") trace.z.forEach((row, j) => row.forEach((z, i) => lines.push([...name, trace.x[i], trace.y[j], z])));
+        else trace.x.forEach((x, i) => lines.push([...name, x, trace.y[i], trace.z?.[i] ?? ""]));
       }
     }
     saveText(`${figure.id}.csv`, lines.map((line) => line.map(quote).join(",")).join("\n") + "\n");
