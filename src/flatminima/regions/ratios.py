@@ -83,7 +83,11 @@ def ratio_bins(
         )
 
     def row(g: Tensor, p: Tensor) -> Tensor:
-        above = [_above(g.double(), p.double(), edge, of) for edge in edges]
+        g, p = g.double().flatten(), p.double().flatten()
+        there = (g != 0) | (p != 0)
+        aligned = p.abs() if of == "size" else torch.where(g == 0, p.abs(), p * g.sign())
+        size, aligned = g.abs()[there], aligned[there]
+        above = [_above(size, aligned, edge) for edge in edges]
         return torch.stack([*above, torch.full_like(above[0], g.numel())])
 
     *above, total = (sum(column) for column in zip(*rows(g, p, row), strict=True))
@@ -97,12 +101,10 @@ def ratio_bins(
     )
 
 
-def _above(g: Tensor, p: Tensor, edge: float, of: str) -> Tensor:
-    """How many coordinates have a ratio above an edge."""
+def _above(size: Tensor, aligned: Tensor, edge: float) -> Tensor:
+    """How many coordinates, of which g or p is not 0, have a ratio above an edge."""
     if edge == math.inf:  # the last bin holds the infinite ratios
-        return torch.zeros((), dtype=torch.int64, device=g.device)
-    there = (g != 0) | (p != 0)
+        return torch.zeros((), dtype=torch.int64, device=size.device)
     if edge == -math.inf:
-        return there.sum()
-    aligned = p.abs() if of == "size" else torch.where(g == 0, p.abs(), p * g.sign())
-    return (there & (aligned > edge * g.abs())).sum()
+        return torch.full((), size.numel(), dtype=torch.int64, device=size.device)
+    return torch.count_nonzero(aligned > edge * size)
