@@ -48,7 +48,7 @@ def test_the_verbs_and_their_options_are_frozen():
 def test_the_list_names_every_study_with_its_question_and_its_time(capsys):
     code, out, _ = said(["list"], capsys)
     assert code == 0
-    assert out.startswith("sgd_vs_sam\n    Does SAM beat SGD")
+    assert "\nsgd_vs_sam\n    Does SAM beat SGD" in out
     assert "Time: quick takes" in out
 
 

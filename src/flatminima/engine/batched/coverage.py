@@ -270,7 +270,7 @@ def _close(one: Tensor, two: Tensor) -> bool:
         return False
     if not one.is_floating_point():
         return bool(torch.equal(one, two))
-    largest = one.abs().nan_to_num().amax() if one.numel() else one.sum()
+    largest = one.detach().abs().nan_to_num().amax() if one.numel() else one.detach().sum()
     tolerance = CLOSE.get(one.dtype, COARSE) * float(largest)
     return bool(torch.allclose(one, two, rtol=0.0, atol=tolerance, equal_nan=True))
 
