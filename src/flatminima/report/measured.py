@@ -284,6 +284,12 @@ def _doubts(target: Json, results: Mapping[str, Json]) -> Iterator[tuple[str, st
     diverged = results.get("landscape", {}).get("plane", {}).get("diverged", 0)
     if diverged:
         yield "Landscape", f"The loss is not finite at {diverged} of the plane's points: left open."
+    if results.get("pac_bayes"):
+        yield (
+            "PAC-Bayes",
+            "The theorem takes the largest error in the ball; it is taken here where the loss was "
+            "found to be largest, which can only be smaller.",
+        )
     if results.get("pac_bayes", {}).get("vacuous"):
         yield "PAC-Bayes", "The bound is vacuous: above 1, it says nothing about new data."
     if "regions" in results:
