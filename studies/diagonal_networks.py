@@ -244,7 +244,7 @@ def grid(
     **settings: Any,  # noqa: ANN401 - fields of any kind
 ) -> Grid:
     """One run."""
-    common = {
+    common: dict[str, Any] = {
         "seeds": tuple(range(1, 1 + plan.seeds)),
         "alphas": (0.1,) * len(rhos),
         "gamma": GAMMA,

@@ -281,6 +281,7 @@ def _train(
     g, there = np.empty_like(w), np.empty_like(w)
     flat = g.reshape(-1)
     places = {step: place for place, step in enumerate(kept)}
+    loss, step = math.nan, 0
     with np.errstate(all="ignore"):
         for step in range(steps + 1):
             loss = slopes(w, g)
