@@ -2,7 +2,14 @@
 
     python benchmarks/relu_networks.py [--steps 20000]
 
-Timed over fewer steps and scaled to a million; no step is skipped.
+Timed over fewer steps and scaled to a million; no step is skipped. The least and the median of
+three timings, in seconds, on 2 cores that others used as well:
+
+    method            networks   s per 10^6 steps
+    gradient descent         1       15 min     16 median
+    gradient descent        25      402 min    536 median
+    SAM                      1       33 min     58 median
+    SAM                     25      990 min   1103 median
 """
 
 import argparse

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flatminima.theory import ReluNets, relu_1d
-from flatminima.theory.relu_1d import POINTS, TARGETS, gradient, start, values
+from flatminima.theory.relu_1d import POINTS, TARGETS, fused, gradient, start, values
 
 
 def nets(weights, **changes):
@@ -35,6 +35,32 @@ def test_the_gradient_is_that_of_autograd():
     for (ours, g), (theirs, p) in [(gradient(weights), by_autograd(weights))]:
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
         np.testing.assert_allclose(g, p, rtol=1e-12, atol=1e-12 * np.abs(p).max())
+
+
+def test_the_fused_gradient_is_the_one_written_out():
+    weights = start(range(5), hidden=17)
+    losses, gradients = gradient(weights)
+    slopes, g = fused(17), np.empty((3, 17))
+    for w, loss, expected in zip(weights, losses, gradients, strict=True):
+        assert slopes(w, g) == pytest.approx(loss, rel=1e-13)
+        np.testing.assert_allclose(g, expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max())
+
+
+def test_a_unit_that_rests_on_its_kink_has_no_slope():
+    w, g = np.array([[1.0], [-POINTS[3]], [2.0]]), np.empty((3, 1))
+    fused(1)(w, g)
+    np.testing.assert_allclose(g, by_autograd(w[None])[1][0], rtol=1e-12)
+    np.testing.assert_allclose(gradient(w[None])[1], by_autograd(w[None])[1], rtol=1e-12)
+
+
+def test_a_hundred_steps_of_sam_are_those_of_a_plain_loop():
+    w = start([0, 1])
+    for step in range(100):
+        g = gradient(w)[1]
+        length = np.sqrt((g**2).sum(axis=(1, 2), keepdims=True))
+        w = w - 5e-5 * (1 - step / 100) * gradient(w + 0.3 * g / length)[1]
+    end = relu_1d([0, 1], rho=0.3, steps=100)
+    np.testing.assert_allclose(end.weights, w, rtol=1e-9)
 
 
 def test_a_step_of_sam_is_the_gradient_uphill():
@@ -114,6 +140,12 @@ def test_the_path_is_kept_where_it_is_asked_for():
     end = relu_1d([0, 1], steps=10, keep=(5, 10))
     assert end.kept == [5, 10]
     np.testing.assert_array_equal(end.path[-1], end.weights)
+
+
+def test_the_path_of_a_network_that_is_left_stays_where_it_was_left():
+    end = relu_1d([0], steps=10, enough=1e9, keep=(5, 10, 20))
+    assert end.stopped.tolist() == [0] and end.kept == [5, 10]
+    np.testing.assert_array_equal(end.path, np.stack([start([0])] * 2))
 
 
 @pytest.mark.parametrize("name", ["rho", "lr", "scale"])
