@@ -4,6 +4,9 @@ Hutchinson's estimator is the mean of z' A z over random signs z. Hutch++ spends
 products on finding a space Q that holds much of the trace, takes the trace there exactly, and
 estimates only what is left: better where few eigenvalues are large, worse where none are. XTrace
 lets every probe serve both ends: each in turn is left out of Q and estimates what the others leave.
+Its terms share their probes, so that its standard error is too small where the probes are many
+beside the size: the 95 % interval held the trace in 730 of 1,000 cases of 15 probes in 24
+dimensions.
 """
 
 from __future__ import annotations
