@@ -303,7 +303,11 @@ def test_the_effective_dimension_and_the_smooth_density() -> None:
         (lambda: trace(diagonal(torch.ones(3)), samples=1), "samples must be at least 2 for hutch"),
         (
             lambda: trace(diagonal(torch.ones(3)), method="magic"),
-            "method must be 'hutchinson' or 'hutch",
+            "method must be 'hutchinson', 'hutch",
+        ),
+        (
+            lambda: trace(diagonal(torch.ones(3)), method="xtrace", tolerance=0.1),
+            r"tolerance must be > 0 and for hutchinson, got 0\.1 for xtrace",
         ),
         (
             lambda: density(diagonal(torch.ones(3)), runs=2).effective_dimension(0.0),
@@ -339,6 +343,41 @@ def test_hutch_plus_plus_is_exact_where_the_rank_is_small() -> None:
     found = trace(of_matrix(factor @ factor.T), samples=18, method="hutch++")
     assert found.value == pytest.approx(float(factor.square().sum()))
     assert found.products <= 18 and found.squares is None
+
+
+def test_xtrace_is_exact_where_the_rank_is_small() -> None:
+    factor = torch.randn(50, 4)
+    found = trace(of_matrix(factor @ factor.T), samples=12, method="xtrace")
+    assert found.value == pytest.approx(float(factor.square().sum()))
+    assert found.standard_error < 1e-6 * found.value and found.products <= 12
+
+
+def test_xtrace_is_the_mean_over_every_probe_left_out() -> None:
+    matrix = torch.randn(20, 20)
+    matrix = matrix + matrix.T
+    operator, seen = of_matrix(matrix), []
+
+    def spied(v):
+        seen.append(v.parts[0].double())
+        return operator(v)
+
+    found = trace(FromFunction(spied, like=operator.like), samples=8, method="xtrace")
+    matrix, z, terms = matrix.double(), torch.stack(seen[:4], dim=1), []
+    for i in range(4):
+        others = [j for j in range(4) if j != i]
+        q = torch.linalg.qr(matrix @ z[:, others]).Q
+        rest = z[:, i] - q @ (q.T @ z[:, i])
+        terms.append((q.T @ matrix @ q).trace() + rest @ matrix @ rest)
+    terms = torch.stack(terms)
+    assert found.value == pytest.approx(float(terms.mean()), rel=1e-5)
+    assert found.standard_error == pytest.approx(float(terms.std()) / 2, rel=1e-5)
+
+
+def test_the_trace_stops_on_its_standard_error() -> None:
+    matrix = torch.diag(torch.linspace(1, 2, 40)) + 0.05
+    loose, tight = (trace(of_matrix(matrix), 512, tolerance=rule) for rule in (0.02, 0.004))
+    assert loose.samples < tight.samples < 512
+    assert tight.standard_error <= 0.004 * tight.value
 
 
 def test_scaled_probes_give_the_trace_of_the_scaled_matrix() -> None:

@@ -2,7 +2,11 @@
 
 Hutchinson's estimator is the mean of z' A z over random signs z. Hutch++ spends a third of its
 products on finding a space Q that holds much of the trace, takes the trace there exactly, and
-estimates only what is left: better where few eigenvalues are large, worse where none are.
+estimates only what is left: better where few eigenvalues are large, worse where none are. XTrace
+lets every probe serve both ends: each in turn is left out of Q and estimates what the others leave.
+Its terms share their probes, so that its standard error is too small where the probes are many
+beside the size: the 95 % interval held the trace in 730 of 1,000 cases of 15 probes in 24
+dimensions.
 """
 
 from __future__ import annotations
@@ -36,8 +40,9 @@ def trace(
     samples: int = 64,
     *,
     seed: int = 0,
-    method: Literal["hutchinson", "hutch++"] = "hutchinson",
+    method: Literal["hutchinson", "hutch++", "xtrace"] = "hutchinson",
     scale: Vector | None = None,
+    tolerance: float | None = None,
 ) -> Trace:
     """The sum of the eigenvalues, from random probes.
 
@@ -47,8 +52,10 @@ def trace(
         operator: A symmetric operator.
         samples: How many products are made.
         seed: Of the probes. The same seed gives the same result.
-        method: `hutchinson`, or `hutch++` where few eigenvalues are large.
+        method: `hutchinson`; `hutch++` or `xtrace` where few eigenvalues are large.
         scale: A vector c, for the trace of C A C with C = diag(c), as in adaptive sharpness.
+        tolerance: Hutchinson stops at the first 16, 32, 64, ... probes whose standard error is
+            within this multiple of |trace|, at `samples` in any case.
 
     Returns:
         The estimate; its standard error is estimated from the probes.
@@ -57,8 +64,8 @@ def trace(
         ValueError: If there are too few samples or no such method.
 
     Source: Hutchinson 1990; Meyer, Musco, Musco and Woodruff 2021, "Hutch++: optimal stochastic
-    trace estimation".
-    Cost: `samples` products; Hutch++ keeps a third as many vectors.
+    trace estimation"; Epperly, Tropp and Webber 2023, "XTrace: making the most of every sample".
+    Cost: `samples` products; Hutch++ keeps a third as many vectors, XTrace three halves as many.
 
     Example:
         >>> from flatminima.sharpness import FromFunction
@@ -66,21 +73,24 @@ def trace(
         >>> trace(FromFunction(lambda v: curvature * v, like=curvature), samples=4).value
         4.0
     """
-    least = {"hutchinson": 2, "hutch++": 6}
+    least = {"hutchinson": 2, "hutch++": 6, "xtrace": 4}
     if method not in least:
-        raise ValueError(f"method must be 'hutchinson' or 'hutch++', got {method!r}")
+        raise ValueError(f"method must be 'hutchinson', 'hutch++' or 'xtrace', got {method!r}")
     if samples < least[method]:
         raise ValueError(f"samples must be at least {least[method]} for {method}, got {samples}")
+    if tolerance is not None and not (tolerance > 0 and method == "hutchinson"):
+        raise ValueError(
+            f"tolerance must be > 0 and for hutchinson, got {tolerance} for {method}; "
+            "the other methods divide their samples beforehand"
+        )
     before = operator.products
     probes = _Probes(operator, scale, stream(seed))
     squares = None
     with operator:
         if method == "hutchinson":
-            rows = [probes.pair() for _ in range(samples)]
-            guess = estimated(torch.tensor([one for one, _ in rows], dtype=torch.float64))
-            squares = estimated(torch.tensor([two for _, two in rows], dtype=torch.float64))
+            guess, squares = _hutchinson(probes, samples, tolerance or 0.0)
         else:
-            guess = _hutch(probes, samples)
+            guess = (_hutch if method == "hutch++" else _exchange)(probes, samples)
     return Trace(
         value=guess.value,
         standard_error=guess.standard_error,
@@ -118,14 +128,26 @@ class _Probes:
         return float(z @ product), float(product @ product)
 
 
+def _hutchinson(probes: _Probes, samples: int, tolerance: float) -> tuple[Estimate, Estimate]:
+    """The trace and the squared Frobenius norm; looks at its error at powers of two only."""
+    rows: list[tuple[float, float]] = []
+    while True:
+        count = min(samples, max(16, 2 * len(rows)))
+        rows += [probes.pair() for _ in range(count - len(rows))]
+        ones, twos = torch.tensor(rows, dtype=torch.float64).T
+        guess = estimated(ones)
+        if (
+            count == samples
+            or tolerance > 0
+            and guess.standard_error <= tolerance * abs(guess.value)
+        ):
+            return guess, estimated(twos)
+
+
 def _hutch(probes: _Probes, samples: int) -> Estimate:
     size = probes.operator.size
     third = min(samples // 3, size)
-    space = torch.stack([probes.times(probes.draw()) for _ in range(third)], dim=1)
-    basis = torch.linalg.svd(space, full_matrices=False)
-    floor = max(space.shape) * torch.finfo(torch.float64).eps * float(basis.S[0])
-    kept = basis.S.gt(floor)
-    q = basis.U[:, kept]
+    q = _range(torch.stack([probes.times(probes.draw()) for _ in range(third)], dim=1))
     inside = sum(float(column @ probes.times(column)) for column in q.T)
     terms: list[float] = []
     for _ in range(samples - 2 * third):
@@ -136,3 +158,29 @@ def _hutch(probes: _Probes, samples: int) -> Estimate:
     return Estimate(
         value=inside + rest.value, standard_error=rest.standard_error, samples=rest.samples
     )
+
+
+def _exchange(probes: _Probes, samples: int) -> Estimate:
+    """XTrace: without probe i, the space of the others is Q less the direction Q s_i."""
+    count = min(samples // 2, probes.operator.size)
+    z = torch.stack([probes.draw() for _ in range(count)], dim=1)
+    space = torch.stack([probes.times(column) for column in z.T], dim=1)
+    q = _range(space)
+    aq = torch.stack([probes.times(column) for column in q.T], dim=1) if q.numel() else q
+    inner, seen = q.T @ aq, q.T @ z
+    # s_i is orthogonal to every other column of Q'AZ; in a space of less rank none is missed.
+    s = torch.zeros_like(seen)
+    if q.shape[1] == count:
+        s = torch.linalg.inv(q.T @ space).T
+        s = s / s.norm(dim=0)
+    inside = inner.trace() - (s * (inner @ s)).sum(dim=0)
+    known = seen - s * (s * seen).sum(dim=0)
+    rest, product = z - q @ known, space - aq @ known
+    return estimated(inside + (rest * product).sum(dim=0))
+
+
+def _range(space: Tensor) -> Tensor:
+    """An orthonormal basis of the columns' span, up to rounding."""
+    basis = torch.linalg.svd(space, full_matrices=False)
+    floor = max(space.shape) * torch.finfo(torch.float64).eps * float(basis.S[0])
+    return basis.U[:, basis.S.gt(floor)]
