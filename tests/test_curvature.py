@@ -395,7 +395,14 @@ def test_the_variance_of_a_probe_is_that_of_the_formula() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["hutchinson", "hutch++"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "hutchinson",
+        "hutch++",
+        pytest.param("xtrace", marks=pytest.mark.xfail(reason="its terms share their probes")),
+    ],
+)
 def test_intervals_of_the_trace_cover_the_truth(method) -> None:
     covered = 0
     for case in range(1000):
