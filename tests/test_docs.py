@@ -220,13 +220,17 @@ def test_every_page_is_in_the_table_of_contents() -> None:
     assert listed == there
 
 
-RANKS = {"ddp.py", "fsdp2.py"}  # these start two processes
+LONG = {
+    *("ddp.py", "fsdp2.py"),  # these start two processes
+    *("two_valleys.py", "pac_bayes_of_a_small_net.py", "a_small_study.py"),
+    "sharpness_of_a_checkpoint.py",
+}
 
 
 @pytest.mark.parametrize(
     "script",
     [
-        pytest.param(script, marks=[pytest.mark.slow] if script.name in RANKS else [])
+        pytest.param(script, marks=[pytest.mark.slow] if script.name in LONG else [])
         for script in EXAMPLES
     ],
     ids=lambda script: script.name,

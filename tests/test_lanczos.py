@@ -133,6 +133,7 @@ def test_an_eigenvalue_that_is_repeated_is_found_or_said_to_be_possible() -> Non
 
 
 @pytest.mark.parametrize("edge", [1.0, 1.9])
+@pytest.mark.slow
 def test_the_risk_is_kept(edge) -> None:
     values = spectrum(2, 2, bulk=spread(edge, 0, 400))
     runs = [top_eigenpairs(diagonal(values), k=2, risk=0.2, seed=seed) for seed in range(40)]
@@ -147,6 +148,7 @@ def test_a_small_residual_by_accident_ends_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["a cluster", "three equal on top", "five equal pairs"])
+@pytest.mark.slow
 def test_what_stops_the_search_is_small_enough_when_measured(name) -> None:
     operator = diagonal(SPECTRA[name])
     runs = [top_eigenpairs(operator, k=5, tolerance=1e-2, seed=seed) for seed in range(60)]

@@ -177,6 +177,7 @@ def two_clouds(n: int = 400) -> tuple[Objective, Objective, Vector]:
     return loss, error, w.clone()
 
 
+@pytest.mark.slow
 def test_training_the_posterior_makes_the_certificate_small() -> None:
     loss, error, w = two_clouds()
     start = Posterior(

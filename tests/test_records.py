@@ -197,6 +197,7 @@ def test_a_pool_needs_a_worker():
         LocalPool(0)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_no_run(tmp_path):
     with LocalPool(1) as pool:
         first = pool.submit(die_once, str(tmp_path / "died"))
@@ -205,6 +206,7 @@ def test_a_worker_that_is_killed_costs_no_run(tmp_path):
         assert [handle.result() for handle in others] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_run_that_kills_every_worker_fails_alone_and_is_recorded(tmp_path):
     with LocalPool(1) as pool:
         deadly = Deadly(pool, RUN.key)
@@ -228,6 +230,7 @@ class Deadly:
         return ThisProcess().submit(fn, run)
 
 
+@pytest.mark.slow
 def test_a_worker_and_this_process_leave_the_same_numbers(tmp_path):
     torch.set_default_dtype(torch.float32)  # as in a fresh process
     run = replace(RUN, training=replace(RUN.training, seed=11))
@@ -239,6 +242,7 @@ def test_a_worker_and_this_process_leave_the_same_numbers(tmp_path):
     assert left(here.folder) == left(there.folder)
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_goes_on_where_it_was(tmp_path):
     command = [sys.executable, "-m", "flatminima", "run", str(TINY.path), "--preset", "longer"]
     command += ["--workers", "1", "--folder", str(tmp_path)]

@@ -512,6 +512,7 @@ CLICKS = Path(__file__).with_name("clicks.js")
 
 
 @needs_chromium
+@pytest.mark.slow
 def test_the_controls_work(whole, tmp_path):
     out = page.write(whole, tmp_path / "report.html")
     reader = f"<script>{CLICKS.read_text(encoding='utf-8')}</script>"

@@ -398,6 +398,7 @@ def stays(curvature: float, base, rule=None, steps: int = 250) -> bool:
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.7, False), (0.7, True)])
+@pytest.mark.slow
 def test_gradient_descent_diverges_above_its_edge(momentum, nesterov):
     base = partial(optim.SGD, lr=0.1, momentum=momentum, nesterov=nesterov)
     edge = edge_of_stability.momentum(0.1, momentum, nesterov=nesterov)
@@ -428,6 +429,7 @@ def test_sam_moves_away_from_the_bottom_above_its_edge(rho):
 
 
 @pytest.mark.parametrize("curvature", [5.0, 15.0])
+@pytest.mark.slow
 def test_sam_goes_on_jumping_at_the_distance_of_its_cycle(curvature):
     base, bowl = partial(optim.SGD, lr=0.1), quadratic(curvature, 1.0)
     ended = descents(bowl, at(1.0, 0.0)[None], base, fm.sam(0.5), steps=400, every=1)
@@ -438,6 +440,7 @@ def test_sam_goes_on_jumping_at_the_distance_of_its_cycle(curvature):
 
 @pytest.mark.parametrize("start", ["settled", "bottom"])
 @pytest.mark.parametrize(("sharp", "flat"), [(400.0, 4.0), (200.0, 20.0), (50.0, 2.0)])
+@pytest.mark.slow
 def test_sam_leaves_a_valley_above_its_escape_radius(sharp, flat, start):
     lr, valleys = 0.002, two_valleys(sharp, flat)
     ridge = 2 * math.sqrt(flat) / (math.sqrt(sharp) + math.sqrt(flat))

@@ -62,6 +62,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return table(root / SWEEP.name)
 
 
+@pytest.mark.slow
 def test_the_local_pool_leaves_the_same_bytes_as_this_process(tmp_path, reference):
     assert table(swept(Place(folder=tmp_path, workers=2))) == reference
 
@@ -185,6 +186,7 @@ def test_workers_share_the_cores_evenly():
     assert shares([], 2) == [set(), set()]
 
 
+@pytest.mark.slow
 def test_a_worker_on_a_gpu_sees_that_one_alone(tmp_path, monkeypatch):
     from flatminima.study.executors.local import LocalPool
 

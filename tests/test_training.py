@@ -637,7 +637,10 @@ def test_the_first_steps_of_a_run_on_a_folder_of_images(tmp_path, model):
     ("call", "message"),
     [
         (lambda: replace(PLAIN, m=4), "m must be at least 1, and None without a rule, got 4"),
-        (lambda: replace(SAM, engine="no"), "engine must be one of auto, loop, batched, got 'no'"),
+        (
+            lambda: replace(SAM, engine="no"),
+            "engine must be one of auto, loop, batched, vmap, got 'no'",
+        ),
         (lambda: replace(PLAIN, steps=0), "steps must be at least 1 or None, got 0"),
         (
             lambda: replace(PLAIN, drop_last=True, batch_size=91),
