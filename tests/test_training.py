@@ -639,7 +639,7 @@ def test_the_first_steps_of_a_run_on_a_folder_of_images(tmp_path, model):
         (lambda: replace(PLAIN, m=4), "m must be at least 1, and None without a rule, got 4"),
         (
             lambda: replace(SAM, engine="no"),
-            "engine must be one of auto, loop, batched, vmap, got 'no'",
+            "engine must be one of auto, loop, vmap, batched, got 'no'",
         ),
         (lambda: replace(PLAIN, steps=0), "steps must be at least 1 or None, got 0"),
         (
