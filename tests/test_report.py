@@ -518,7 +518,7 @@ def test_the_controls_work(whole, tmp_path):
     reader = f"<script>{CLICKS.read_text(encoding='utf-8')}</script>"
     text = out.read_text(encoding="utf-8").replace("</body>", f"{reader}</body>")
     out.write_text(text, encoding="utf-8")
-    seen = visit(out, tmp_path, milliseconds=20_000)
+    seen = visit(out, tmp_path, until="#told")
     assert seen.console == []
     assert json_in(seen.dom, "told") == {
         "before": 2,  # a line and its band
@@ -542,6 +542,6 @@ def test_the_controls_work(whole, tmp_path):
 def test_the_browser_would_tell(tmp_path):
     broken = tmp_path / "broken.html"
     broken.write_text('<html><body><img src="https://example.org/a.png"><script>absent()</script>')
-    seen = visit(broken, tmp_path)
+    seen = visit(broken, tmp_path, until="img")
     assert any("absent is not defined" in line for line in seen.console)
     assert seen.requested == {"https://example.org/a.png"}

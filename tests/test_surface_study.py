@@ -126,7 +126,7 @@ def test_the_page_works_without_a_network(folder, tmp_path):
     assert out.stat().st_size < 8_000_000
     text = out.read_text(encoding="utf-8").replace("</body>", f"{CLICKS}</body>")
     out.write_text(text, encoding="utf-8")
-    seen = visit(out, tmp_path, milliseconds=30_000)
+    seen = visit(out, tmp_path, until="#told")
     assert seen.console == []
     assert seen.requested == set()
     panels = sum(len(plate.panels) for plate in STUDY.reader(read(folder)).plates)

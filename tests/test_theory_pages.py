@@ -142,7 +142,7 @@ def test_the_function_is_played_through_training(relu, tmp_path):
     out = tmp_path / "page.html"
     text = page.html(records, study.reader(records)).replace("</body>", f"{PLAYED}</body>")
     out.write_text(text, encoding="utf-8")
-    seen = visit(out, tmp_path, milliseconds=20_000)
+    seen = visit(out, tmp_path, until="#told")
     assert seen.console == []
     told = json_in(seen.dom, "told")
     assert told["button"] == "▶ play"

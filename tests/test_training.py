@@ -477,6 +477,7 @@ import sys
 from pathlib import Path
 import torch
 torch.set_default_dtype(torch.float64)
+torch.set_num_threads({threads})  # another number sums in another order
 sys.path.insert(0, {tests!r})
 from test_training import EVERYTHING, long
 from flatminima.train import Checkpoints, train
@@ -493,7 +494,9 @@ def long(training):
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_bit_for_bit(parts, tmp_path):
     expected = train(long(EVERYTHING), parts)
-    program = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    program = KILLED.format(
+        tests=str(Path(__file__).parent), folder=str(tmp_path), threads=torch.get_num_threads()
+    )
     killed = 0
     for wanted in (5, 40, 90):
         process = subprocess.Popen([sys.executable, "-c", program], env=os.environ.copy())
