@@ -1,6 +1,6 @@
 """How long do a million full-batch steps of one ReLU network on twelve points take?
 
-    python benchmarks/relu_networks.py [--steps 20000]
+    python benchmarks/relu_networks.py [--steps 20000] [--networks 1,25] [--repeats 3]
 
 Timed over fewer steps and scaled to a million; no step is skipped. The least and the median of
 three timings, in seconds, on 2 cores that others used as well:
@@ -13,6 +13,7 @@ three timings, in seconds, on 2 cores that others used as well:
 """
 
 import argparse
+import statistics
 import time
 
 from flatminima.theory import relu_1d
@@ -21,18 +22,19 @@ from flatminima.theory import relu_1d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=20_000)
-    steps = parser.parse_args().steps
-    print("method            networks   s per 10^6 steps")
+    parser.add_argument("--networks", default="1,25", help="how many are trained side by side")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    print("method            networks   steps       s per 10^6 steps")
     for rho, word in ((0.0, "gradient descent"), (0.3, "SAM")):
-        for count in (1, 25):
-            times = []
-            for _ in range(3):
+        for count in map(int, options.networks.split(",")):
+            steps, times = options.steps // (5 if count > 1 else 1), []
+            for _ in range(options.repeats):
                 began = time.perf_counter()
-                relu_1d(range(count), rho=rho, steps=steps // (5 if count > 1 else 1), enough=0.0)
-                times.append(
-                    1e6 * (time.perf_counter() - began) / (steps // (5 if count > 1 else 1))
-                )
-            print(f"{word:16}  {count:8}   {min(times):6.0f} min {sorted(times)[1]:6.0f} median")
+                relu_1d(range(count), rho=rho, steps=steps, enough=0.0)
+                times.append(1e6 * (time.perf_counter() - began) / steps)
+            print(f"{word:16}  {count:8}   {steps:<9} {min(times):6.0f} min ", end="")
+            print(f"{statistics.median(times):6.0f} median", flush=True)
 
 
 if __name__ == "__main__":

@@ -101,8 +101,8 @@ MODELS = {"resnet18_gn_32": resnet, "vit_192x6": vit, "mlp_4m": mlp}
 
 def measure(
     name: str, rule: str, rounds: int, device: torch.device
-) -> tuple[list[tuple[float, float]], float]:
-    """The two times, round by round, and the peak of memory beyond a plain gradient."""
+) -> tuple[dict[str, list[float]], float]:
+    """The times of each kind of step, round by round, and the peak of memory beyond a gradient."""
     torch.manual_seed(0)
     net, batch = MODELS[name]()
     net.to(device)
@@ -124,6 +124,22 @@ def measure(
         sharp.backward(loss_fn, *batch)
         optimizer.step()
 
+    def by_hand() -> None:
+        """SAM as one writes it down, and nothing else: the least that its update can cost."""
+        params = list(net.parameters())
+        optimizer.zero_grad()
+        loss_fn(*batch).backward()
+        grads = [param.grad for param in params if param.grad is not None]
+        with torch.no_grad():
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+            away = torch._foreach_mul(grads, 0.05 / (norm + 1e-12))
+            torch._foreach_add_(params, away)
+        optimizer.zero_grad()
+        loss_fn(*batch).backward()
+        with torch.no_grad():
+            torch._foreach_sub_(params, away)
+        optimizer.step()
+
     optimizer.zero_grad()
     with peak(net, device) as plain_peak:
         loss_fn(*batch).backward()
@@ -132,14 +148,28 @@ def measure(
         sharp.backward(loss_fn, *batch)
     size = sum(param.nbytes for param in net.parameters())
     buffers = (aware_peak[0] - plain_peak[0]) / size
-    for step in [plain, aware] * 3:
+    steps = {"plain": plain, "aware": aware} | ({"by hand": by_hand} if rule == "sam" else {})
+    for step in [*steps.values()] * 3:
         step()
-    pairs = []
-    for turn in range(rounds):  # the order changes, so that neither always comes second
-        order = (plain, aware) if turn % 2 else (aware, plain)
-        times = {step: timed(step, device) for step in order}
-        pairs.append((times[plain], times[aware]))
-    return pairs, buffers
+    times: dict[str, list[float]] = {kind: [] for kind in steps}
+    kinds = list(steps)
+    for turn in range(rounds):  # the order changes, so that none always comes second
+        random.Random(turn).shuffle(kinds)
+        for kind in kinds:
+            times[kind].append(timed(steps[kind], device))
+    return times, buffers
+
+
+def interval(base: list[float], other: list[float], draws: int = 2000) -> tuple[float, float]:
+    """The 95 % interval of the ratio of medians, by drawing rounds again with replacement."""
+    chance = random.Random(0)
+    rounds = list(zip(base, other, strict=True))
+    ratios = []
+    for _ in range(draws):
+        first, second = zip(*chance.choices(rounds, k=len(rounds)), strict=True)
+        ratios.append(statistics.median(second) / statistics.median(first))
+    cuts = statistics.quantiles(ratios, n=40)
+    return cuts[0], cuts[-1]
 
 
 def timed(step: Callable[[], None], device: torch.device) -> float:
@@ -255,23 +285,23 @@ def main() -> None:
             print(f"{name}: {CYCLE} steps over {CYCLE} of the other kind")
             cheap(name, options.cheap.split(","), options.rounds, device)
         return
-    print(
-        "a step over two plain gradients and the same optimizer step; buffers beyond the gradients"
-    )
-    print(
-        f"{'model':<16}{'rule':<8}{'of medians':>12}{'of minima':>12}{'pairs':>18}{'buffers':>10}"
-    )
+    print("a step over two plain gradients and the same optimizer step; buffers beyond them")
+    print(f"{'model':<16}{'step':<10}{'of medians':>12}{'95 % interval':>18}", end="")
+    print(f"{'of minima':>12}{'pairs':>18}{'buffers':>10}")
     for name in options.models.split(","):
         for rule in options.rules.split(","):
-            rounds, buffers = measure(name, rule, options.rounds, device)
-            base, aware = zip(*rounds, strict=True)
-            low, _, high = statistics.quantiles([b / a for a, b in rounds], n=4)
-            median, least = (
-                statistics.median(aware) / statistics.median(base),
-                min(aware) / min(base),
-            )
-            print(f"{name:<16}{rule:<8}{median:>12.3f}{least:>12.3f}", end="")
-            print(f"{f'{low:.3f} to {high:.3f}':>18}{buffers:>10.2f}")
+            times, buffers = measure(name, rule, options.rounds, device)
+            base = times.pop("plain")
+            for kind, other in times.items():
+                low, _, high = statistics.quantiles(
+                    [b / a for a, b in zip(base, other, strict=True)], n=4
+                )
+                median = statistics.median(other) / statistics.median(base)
+                least, most = interval(base, other)
+                print(f"{name:<16}{rule if kind == 'aware' else kind:<10}{median:>12.3f}", end="")
+                print(f"{f'{least:.3f} to {most:.3f}':>18}{min(other) / min(base):>12.3f}", end="")
+                print(f"{f'{low:.3f} to {high:.3f}':>18}", end="")
+                print(f"{buffers:>10.2f}" if kind == "aware" else "", flush=True)
 
 
 if __name__ == "__main__":

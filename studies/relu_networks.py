@@ -218,17 +218,23 @@ def difference(nets: Mapping[str, ReluNets], name: str, measure: str) -> Interva
 
 
 def answer(nets: Mapping[str, ReluNets]) -> str:
-    """The number of kinks, in one sentence."""
-    kinks, sharp = (difference(nets, "sam", name) for name in ("Kinks seen", "Sharpness"))
-    if kinks is None or sharp is None:
+    """The number of kinks, seen and exact, in one sentence."""
+    names = ("Kinks seen", "Kinks, exact", "Sharpness")
+    seen, exact, sharp = (difference(nets, "sam", name) for name in names)
+    if seen is None or exact is None or sharp is None:
         return "No answer yet: no run has finished."
-    if not kinks.decided:
-        first = f"No difference in kinks between SAM and gradient descent: {kinks}, {kinks.n} seeds"
-    else:
-        word = "fewer" if kinks.mean < 0 else "more"
-        size = kinks if kinks.mean > 0 else kinks.times(-1)
-        first = f"SAM’s functions have {size} kinks {word} than gradient descent’s, {kinks.n} seeds"
-    return f"{first}; the sharpness differs by {spread(sharp)}."
+    return (
+        f"SAM’s functions show {more(seen)} kinks than gradient descent’s, and have {more(exact)} "
+        f"by the exact count, {seen.n} seeds; the sharpness differs by {spread(sharp)}."
+    )
+
+
+def more(difference: Interval) -> str:
+    """A difference in words: how many more or fewer, or that it is not decided."""
+    if not difference.decided:
+        return f"neither more nor fewer (by {difference})"
+    size = difference if difference.mean > 0 else difference.times(-1)
+    return f"{size} {'more' if difference.mean > 0 else 'fewer'}"
 
 
 def claims(nets: Mapping[str, ReluNets]) -> list[tuple[str, str]]:
