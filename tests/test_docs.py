@@ -223,7 +223,7 @@ def test_every_page_is_in_the_table_of_contents() -> None:
 LONG = {
     *("ddp.py", "fsdp2.py"),  # these start two processes
     *("two_valleys.py", "pac_bayes_of_a_small_net.py", "a_small_study.py"),
-    "sharpness_of_a_checkpoint.py",
+    *("sharpness_of_a_checkpoint.py", "regions_of_a_step.py", "your_own_rule.py"),
 }
 
 

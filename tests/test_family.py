@@ -227,27 +227,34 @@ def test_radius_zero_is_the_base_optimizer_bit_for_bit(case: Case, base: str):
 # ----------------------------------------------------------------------------------------- resuming
 
 
-def run(case: Case, base: str, saved: io.BytesIO | None, *, same_noise: bool, stop: bool = False):
-    """Train from the start, or from what was saved; leave at the middle, saving, if told to."""
+def run(case: Case, base: str, saved: io.BytesIO, *, same_noise: bool, resumed: bool):
+    """Train from the start, saving in the middle; or from what was saved there."""
     model = noisy()
     optimizer = OPTIMIZERS[base](model.parameters())
     sharp = sharpness_aware(case, model, optimizer, same_noise=same_noise)
     parts = {"model": model, "optimizer": optimizer, "sharp": sharp}
     torch.manual_seed(6)
     first = 0
-    if saved is not None:
+    if resumed:
         torch.manual_seed(99)
         state = torch.load(saved, weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(state[name])
         torch.set_rng_state(state["random"])
         first = SAVED
-    for batch in batches(STEPS)[first : SAVED if stop else STEPS]:
+    for step, batch in enumerate(batches(STEPS)[first:], first):
+        if step == SAVED and not resumed:
+            torch.save(state_of(parts), saved)
+            saved.seek(0)
         optimizer.zero_grad()
         sharp.backward(loss_of(model), *batch)
         optimizer.step()
-    end = {name: part.state_dict() for name, part in parts.items()}
-    return {**end, "random": torch.get_rng_state()}
+    return state_of(parts)
+
+
+def state_of(parts: dict[str, Any]) -> dict[str, Any]:
+    state = {name: part.state_dict() for name, part in parts.items()}
+    return {**state, "random": torch.get_rng_state()}
 
 
 @every_member
@@ -255,10 +262,8 @@ def run(case: Case, base: str, saved: io.BytesIO | None, *, same_noise: bool, st
 def test_resuming_changes_nothing(case: Case, base: str):
     same_noise = base != "Adagrad"  # one of the bases with fresh noise in every pass
     saved = io.BytesIO()
-    torch.save(run(case, base, None, same_noise=same_noise, stop=True), saved)
-    saved.seek(0)
-    whole = run(case, base, None, same_noise=same_noise)
-    resumed = run(case, base, saved, same_noise=same_noise)
+    whole = run(case, base, saved, same_noise=same_noise, resumed=False)
+    resumed = run(case, base, saved, same_noise=same_noise, resumed=True)
     for name in whole:
         assert same_bits(resumed[name], whole[name]), f"the {name} differs"
 

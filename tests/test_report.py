@@ -499,6 +499,7 @@ def test_the_facts_are_written_for_people(tmp_path, about, said):
 
 
 @needs_chromium
+@pytest.mark.slow
 def test_every_figure_is_drawn_without_a_network(whole, tmp_path):
     seen = visit(page.write(whole, tmp_path / "report.html"), tmp_path)
     assert seen.console == []

@@ -322,6 +322,12 @@ class Vector:
                 ends, parts = [target for target, _ in some], [part for _, part in some]
                 torch._foreach_add_(ends, _multiples(parts, self._scale))  # pyright: ignore
             return
+        rows = [row for row in zip(targets, self._base, strict=True) if row[1] is not None]
+        if isinstance(self._scale, Tensor) and _plain_on_host(rows, self._scale):
+            if scale := self._scale.item():
+                ends, parts = zip(*rows, strict=True)
+                torch._foreach_add_(ends, parts, alpha=scale)  # pyright: ignore
+            return
         for target, part, scale in zip(targets, self._base, self._scales(), strict=True):
             if part is not None and not _is_zero(scale):
                 _add_multiple(target, part, scale, rounding)
@@ -403,6 +409,17 @@ def _fusable(scale: Scale | None, parts: Sequence[Part]) -> TypeGuard[Tensor]:
     return not (_is_narrow(like) or is_sharded(like) or scale.requires_grad) and all(
         part.dtype == like.dtype and part.device == like.device and not part.requires_grad
         for part in there
+    )
+
+
+def _plain_on_host(rows: Sequence[tuple[Tensor, Tensor]], scale: Tensor) -> bool:
+    """Whether one call can add the multiples of all parts, by a scale that the host may read."""
+    like = rows[0][0] if rows else scale
+    return (
+        bool(rows)
+        and _on_host(like, scale)
+        and not (_is_narrow(like) or is_sharded(like) or scale.requires_grad)
+        and all(like.dtype == tensor.dtype and tensor.is_cpu for row in rows for tensor in row)
     )
 
 
