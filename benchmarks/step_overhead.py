@@ -3,19 +3,25 @@
     python benchmarks/step_overhead.py [--device cuda] [--rounds 30] [--rules sam,asam,gsam]
 
 Time: a step of `SharpnessAware.backward` and the optimizer, over two plain gradient evaluations and
-the same optimizer step. The two are interleaved, in changing order; reported are the ratio of their
-medians, that of their minima, and the quartiles of the ratios pair by pair. Memory: the peak of
-live tensor bytes during the step beyond that of one plain gradient evaluation, in units of the
-parameters' size.
+the same optimizer step. All are interleaved, in changing order; reported are the ratio of their
+medians with the interval that drawing the rounds anew gives, that of their minima, and the
+quartiles of the ratios pair by pair. Two yardsticks stand beside it, because a shared machine
+drifts by more than what is asked: SAM written out by hand, which must move the weights as well, and
+`within`, a step over its own two gradients and its own optimizer step, so that a drift cancels (but
+what a gradient's memory costs to free counts there as ours). Memory: the peak of live tensor bytes
+during the step beyond that of one plain gradient evaluation, in units of the parameters' size.
 
-The last table (2026-11-21, commit 756b2dd, AMD EPYC, 2 cores, shared machine; n = 60 rounds):
+The last table (2026-11-27, commit afb9ad5, AMD EPYC, 2 cores, shared machine; n = 40 rounds):
 
-    torch 2.15.0+cu132, CPU, 2 threads, 60 interleaved rounds
-    a step over two plain gradients and the same optimizer step; buffers beyond the gradients
-    model           rule      of medians   of minima             pairs   buffers
-    resnet18_gn_32  sam            1.048       1.032    0.997 to 1.075      1.00
-    vit_192x6       sam            1.023       1.026    0.996 to 1.041      1.00
-    mlp_4m          sam            1.114       1.105    1.096 to 1.130      1.00
+    torch 2.15.0+cu132, CPU, 2 threads, 40 interleaved rounds
+    a step over two plain gradients and the same optimizer step; buffers beyond them
+    model          step      medians   95 % interval  minima           pairs  within  buffers
+    resnet18_gn_32 sam         1.003  0.964 to 1.032   1.057  0.967 to 1.097   1.021     1.00
+    resnet18_gn_32 by hand     0.988  0.916 to 1.019   1.076  0.934 to 1.054
+    vit_192x6      sam         1.022  0.983 to 1.065   1.001  0.959 to 1.075   1.017     1.00
+    vit_192x6      by hand     1.015  0.988 to 1.053   0.975  0.976 to 1.067
+    mlp_4m         sam         1.161  1.120 to 1.204   1.157  1.118 to 1.209   1.154     1.00
+    mlp_4m         by hand     1.135  1.107 to 1.183   1.162  1.100 to 1.169
 
 With `--cheap` the members with few gradients are measured in turns of five steps, one of LookSAM's
 cycles, against plain steps (or SAM's): `--cheap --models resnet18_gn_32 --rounds 10` printed, at
@@ -312,8 +318,8 @@ def main() -> None:
             cheap(name, options.cheap.split(","), options.rounds, device)
         return
     print("a step over two plain gradients and the same optimizer step; buffers beyond them")
-    print(f"{'model':<16}{'step':<10}{'of medians':>12}{'95 % interval':>18}", end="")
-    print(f"{'of minima':>12}{'pairs':>18}{'within':>9}{'buffers':>10}")
+    print(f"{'model':<15}{'step':<8}{'medians':>9}{'95 % interval':>16}", end="")
+    print(f"{'minima':>8}{'pairs':>16}{'within':>8}{'buffers':>9}")
     for name in options.models.split(","):
         for rule in options.rules.split(","):
             times, within, buffers = measure(name, rule, options.rounds, device)
@@ -324,10 +330,10 @@ def main() -> None:
                 )
                 median = statistics.median(other) / statistics.median(base)
                 least, most = interval(base, other)
-                print(f"{name:<16}{rule if kind == 'aware' else kind:<10}{median:>12.3f}", end="")
-                print(f"{f'{least:.3f} to {most:.3f}':>18}{min(other) / min(base):>12.3f}", end="")
-                print(f"{f'{low:.3f} to {high:.3f}':>18}", end="")
-                ours = f"{statistics.median(within):>9.3f}{buffers:>10.2f}"
+                print(f"{name:<15}{rule if kind == 'aware' else kind:<8}{median:>9.3f}", end="")
+                print(f"{f'{least:.3f} to {most:.3f}':>16}{min(other) / min(base):>8.3f}", end="")
+                print(f"{f'{low:.3f} to {high:.3f}':>16}", end="")
+                ours = f"{statistics.median(within):>8.3f}{buffers:>9.2f}"
                 print(ours if kind == "aware" else "", flush=True)
 
 
