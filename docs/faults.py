@@ -166,7 +166,7 @@ NUMBERS = [
     fault(
         "Every member is its formula for 100 steps in float64",
         "tested by nobody",
-        "test_oracles::test_a_hundred_steps_agree_with_the_loop_written_by_hand",
+        "test_oracles::test_every_step_agrees_with_the_loop_written_by_hand",
     ),
     fault(
         "A loss of exactly 0 still updates",
@@ -293,7 +293,7 @@ SURFACE = [
     fault(
         "Any base optimizer: Nesterov, AdamW, Adagrad, Muon, one by hand",
         "sam-hessian, MSAM",
-        "test_oracles::test_a_hundred_steps_agree_with_the_loop_written_by_hand",
+        "test_oracles::test_every_step_agrees_with_the_loop_written_by_hand",
         "test_faults::test_any_optimizer_steps_along_the_direction",
     ),
     fault(

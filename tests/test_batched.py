@@ -269,7 +269,7 @@ def compare(name: str, m: int, rule: Any = None, examples: int = EXAMPLES, **opt
 
 
 @pytest.mark.parametrize("choice", ["rows", "dense"])
-@pytest.mark.parametrize("m", [1, 3, 4, EXAMPLES])
+@pytest.mark.parametrize("m", [1, pytest.param(3, marks=pytest.mark.slow), 4, EXAMPLES])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_batched_engine_is_the_loop(name: str, m: int, choice: Any):
     with forced(choice):
@@ -291,7 +291,7 @@ RULES = [
 
 @pytest.mark.parametrize("choice", ["rows", "dense"])
 @pytest.mark.parametrize("name", ["mlp", "residual", "conv, group norm", "language, tied"])
-@pytest.mark.parametrize("m", [1, 4])
+@pytest.mark.parametrize("m", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: repr(rule).partition(" =")[0])
 def test_every_geometry_is_the_loops(rule: Any, m: int, name: str, choice: Any):
     with forced(choice):

@@ -44,7 +44,10 @@ every_member = pytest.mark.parametrize("case", MEMBERS, ids=str)
 without_memory = pytest.mark.parametrize(
     "case", [case for case in MEMBERS if function(case) not in REMEMBERING], ids=str
 )
-every_base = pytest.mark.parametrize("base", OPTIMIZERS)
+every_base = pytest.mark.parametrize(
+    "base",
+    [pytest.param(base, marks=[pytest.mark.slow] * (base == "Adam")) for base in OPTIMIZERS],
+)
 STEPS, SAVED = 15, 7
 
 

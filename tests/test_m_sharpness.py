@@ -70,6 +70,7 @@ def test_one_step_at_a_minimum_is_flagged_as_worthless() -> None:
     assert math.isnan(found.one_step.standard_error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("m", [4, 16, 10])
 def test_groups_of_any_size_have_their_own_trust_regions(m) -> None:
     f, w, x, residuals = least_squares(37, 27)
@@ -79,6 +80,7 @@ def test_groups_of_any_size_have_their_own_trust_regions(m) -> None:
     assert found.groups == math.ceil(64 / m)
 
 
+@pytest.mark.slow
 def test_it_falls_as_nested_groups_grow() -> None:
     f, w, _, _ = least_squares()
     values = [
@@ -136,6 +138,7 @@ def test_the_batched_engine_agrees_with_the_loop(m) -> None:
     assert batched.one_step.value == pytest.approx(loop.one_step.value, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_standard_errors_of_both_engines_agree() -> None:
     torch.manual_seed(0)
     model = nn.Linear(3, 1)

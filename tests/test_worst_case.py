@@ -185,6 +185,7 @@ def relu_net(factor: float = 1.0) -> tuple[Objective, Vector]:
     return Objective.of_model(model, lambda x, y: F.cross_entropy(model(x), y), [(x, y)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [2, math.inf])
 @pytest.mark.parametrize("scale", ["element", "filter", "layer"])
 def test_rescaling_relu_layers_leaves_adaptive_sharpness_as_it_was(p, scale) -> None:

@@ -15,6 +15,7 @@ Norms and dot products are accumulated in float32 at least, on the device, witho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias, TypeGuard, Union
 
 import torch
@@ -259,16 +260,25 @@ class Vector:
     def randn_like(self, generator: torch.Generator) -> Vector:
         """Independent standard normal coordinates of the same shapes.
 
-        The draw depends on the generator alone and not on the device.
+        The draw depends on the generator alone, and neither on the device nor on the threads.
 
         Args:
             generator: A generator on the CPU; the draws are made there, in float32 at least, and
-                moved.
+                moved. Of a long vector it draws a seed for each part, and the parts are drawn side
+                by side, by as many threads as torch has.
 
         Returns:
             The random vector; `None` stays `None`.
         """
-        return Vector(None if part is None else _drawn(part, generator) for part in self.parts)
+        there = self.tensors
+        if sum(part.numel() for part in there) < LONG or torch.compiler.is_compiling():
+            draws = iter([_normal(part, generator) for part in there])
+        else:
+            seeds = torch.randint(2**62, (len(there),), generator=generator).tolist()
+            streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                draws = iter(list(pool.map(_normal, there, streams)))
+        return Vector(None if part is None else _placed(next(draws), part) for part in self.parts)
 
     # ------------------------------------------------------------------------ how the parts combine
 
@@ -304,7 +314,13 @@ class Vector:
 
     def _joined(self, other: Vector, sign: float) -> Vector:
         scales = [scale if sign == 1.0 else -scale for scale in self._matching(other)._scales()]
-        rows = zip(self.parts, other._base, scales, strict=True)
+        rows = list(zip(self.parts, other._base, scales, strict=True))
+        both = [(a, b) for a, b, _ in rows if a is not None and b is not None]
+        scale = other._scale
+        whole = isinstance(scale, Tensor) and len(both) == len(rows)
+        if whole and _plain_on_host(both, scale) and bool(scale):
+            ours, theirs = zip(*both, strict=True)
+            return Vector(torch._foreach_add(ours, theirs, alpha=sign * scale.item()))  # pyright: ignore
         return Vector(_sum(a, b, scale) for a, b, scale in rows)
 
     def add_to(self, targets: Sequence[Tensor], rounding: torch.Generator | None = None) -> None:
@@ -394,6 +410,8 @@ def _multiple(part: Tensor, scale: float | Tensor) -> Tensor:
 
 CHUNK = 2**21
 """Coordinates of a temporary, so that few kernels do not cost the memory of all parameters."""
+LONG = 2**18
+"""Coordinates from which on a draw is worth a second thread."""
 
 
 def _is_there(part: Part) -> TypeGuard[Tensor]:
@@ -418,8 +436,12 @@ def _plain_on_host(rows: Sequence[tuple[Tensor, Tensor]], scale: Tensor) -> bool
     return (
         bool(rows)
         and _on_host(like, scale)
-        and not (_is_narrow(like) or is_sharded(like) or scale.requires_grad)
-        and all(like.dtype == tensor.dtype and tensor.is_cpu for row in rows for tensor in row)
+        and not (_is_narrow(like) or scale.requires_grad)
+        and all(
+            like.dtype == tensor.dtype and tensor.is_cpu and not is_sharded(tensor)
+            for row in rows
+            for tensor in row
+        )
     )
 
 
@@ -558,9 +580,13 @@ def _whole(tensor: Any, like: Any | None = None) -> Any:  # noqa: ANN401 - DTens
     return tensor.redistribute(placements=places)
 
 
-def _drawn(like: Any, generator: torch.Generator) -> Tensor:  # noqa: ANN401 - DTensor is not imported
-    """A normal draw where `like` is; of a `DTensor` every process keeps its part."""
-    values = torch.randn(like.shape, generator=generator, dtype=_wide(like.dtype))
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    """A normal draw of a tensor's whole shape, on the CPU."""
+    return torch.randn(like.shape, generator=generator, dtype=_wide(like.dtype))
+
+
+def _placed(values: Tensor, like: Any) -> Tensor:  # noqa: ANN401 - DTensor is not imported
+    """What was drawn, where `like` is; of a `DTensor` every process keeps its part."""
     if not is_sharded(like):
         return values.to(like)
     from torch.distributed.tensor import distribute_tensor
