@@ -37,8 +37,15 @@ commit afb9ad5 (2026-11-27, AMD EPYC, 2 cores, shared machine; n = 14 turns of 5
     looksam                  plain       1.255       1.233    1.144 to 1.267  <= 1.25
     friendly_sam               sam       1.007       0.949    0.903 to 1.037  <= 1.05
 
-The quartiles say how far to trust the medians. What lpf_sgd and random_perturbation cost is mostly
-the normal number that they draw for every weight.
+and at the next commit, in which sums of vectors take one call, four of them again:
+
+    lpf_sgd                  plain       1.080       0.919    1.006 to 1.139  <= 1.05
+    looksam                  plain       1.179       1.150    1.101 to 1.255  <= 1.25
+    random_perturbation      plain       1.013       0.962    0.920 to 1.140  <= 1.05
+    s2_sam                   plain       1.059       1.024    0.966 to 1.091  <= 1.05
+
+The quartiles say how far to trust the medians. lpf_sgd is above its limit: a normal number for every
+weight is drawn by one thread, and that alone takes most of what it costs beyond the gradient.
 
 On a GPU it was not measured.
 """

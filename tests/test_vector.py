@@ -173,22 +173,6 @@ def test_random_vectors_repeat_with_their_generator() -> None:
     assert draw(torch.bfloat16).parts[0].dtype == torch.bfloat16
 
 
-def test_a_long_random_vector_repeats_whatever_the_number_of_threads() -> None:
-    like = Vector([torch.zeros(300, 1000), None, torch.zeros(7), torch.zeros(50_000)])
-    before, draws = torch.get_num_threads(), []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        draws.append(like.randn_like(torch.Generator().manual_seed(3)))
-    torch.set_num_threads(before)
-    for draw in draws[1:]:
-        assert draw.parts[1] is None
-        assert all(torch.equal(a, b) for a, b in zip(draw.tensors, draws[0].tensors, strict=True))
-    long, short, middle = draws[0].tensors
-    assert abs(long.mean()) < 0.01 and abs(long.std() - 1) < 0.01
-    assert not torch.equal(long.flatten()[:7], short)
-    assert not torch.equal(long.flatten()[:50_000], middle)
-
-
 @pytest.mark.parametrize("scale", [0.0, -0.3, float("nan"), float("inf")])
 @pytest.mark.parametrize("absent", [False, True])
 def test_one_call_for_all_parts_adds_what_one_for_each_does(scale: float, absent: bool) -> None:

@@ -15,7 +15,6 @@ Norms and dot products are accumulated in float32 at least, on the device, witho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias, TypeGuard, Union
 
 import torch
@@ -260,25 +259,16 @@ class Vector:
     def randn_like(self, generator: torch.Generator) -> Vector:
         """Independent standard normal coordinates of the same shapes.
 
-        The draw depends on the generator alone, and neither on the device nor on the threads.
+        The draw depends on the generator alone and not on the device.
 
         Args:
             generator: A generator on the CPU; the draws are made there, in float32 at least, and
-                moved. Of a long vector it draws a seed for each part, and the parts are drawn side
-                by side, by as many threads as torch has.
+                moved.
 
         Returns:
             The random vector; `None` stays `None`.
         """
-        there = self.tensors
-        if sum(part.numel() for part in there) < LONG or torch.compiler.is_compiling():
-            draws = iter([_normal(part, generator) for part in there])
-        else:
-            seeds = torch.randint(2**62, (len(there),), generator=generator).tolist()
-            streams = [torch.Generator().manual_seed(seed) for seed in seeds]
-            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                draws = iter(list(pool.map(_normal, there, streams)))
-        return Vector(None if part is None else _placed(next(draws), part) for part in self.parts)
+        return Vector(None if part is None else _drawn(part, generator) for part in self.parts)
 
     # ------------------------------------------------------------------------ how the parts combine
 
@@ -410,8 +400,6 @@ def _multiple(part: Tensor, scale: float | Tensor) -> Tensor:
 
 CHUNK = 2**21
 """Coordinates of a temporary, so that few kernels do not cost the memory of all parameters."""
-LONG = 2**18
-"""Coordinates from which on a draw is worth a second thread."""
 
 
 def _is_there(part: Part) -> TypeGuard[Tensor]:
@@ -580,13 +568,9 @@ def _whole(tensor: Any, like: Any | None = None) -> Any:  # noqa: ANN401 - DTens
     return tensor.redistribute(placements=places)
 
 
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """A normal draw of a tensor's whole shape, on the CPU."""
-    return torch.randn(like.shape, generator=generator, dtype=_wide(like.dtype))
-
-
-def _placed(values: Tensor, like: Any) -> Tensor:  # noqa: ANN401 - DTensor is not imported
-    """What was drawn, where `like` is; of a `DTensor` every process keeps its part."""
+def _drawn(like: Any, generator: torch.Generator) -> Tensor:  # noqa: ANN401 - DTensor is not imported
+    """A normal draw where `like` is; of a `DTensor` every process keeps its part."""
+    values = torch.randn(like.shape, generator=generator, dtype=_wide(like.dtype))
     if not is_sharded(like):
         return values.to(like)
     from torch.distributed.tensor import distribute_tensor
