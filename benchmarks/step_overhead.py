@@ -44,8 +44,8 @@ and at the next commit, in which sums of vectors take one call, four of them aga
     random_perturbation      plain       1.013       0.962    0.920 to 1.140  <= 1.05
     s2_sam                   plain       1.059       1.024    0.966 to 1.091  <= 1.05
 
-The quartiles say how far to trust the medians. lpf_sgd is above its limit: a normal number for every
-weight is drawn by one thread, and that alone takes most of what it costs beyond the gradient.
+The quartiles say how far to trust the medians. lpf_sgd is above its limit: a normal number for
+every weight is drawn by one thread, and that takes most of what it costs beyond the gradient.
 
 On a GPU it was not measured.
 """

@@ -8,8 +8,8 @@ Source: seminar slides on Foret et al. 2021, arXiv:2010.01412, whose pictures sh
 Expected: SAM ends in sharp minima less often, the less the larger its radius; it leaves a valley
     above the closed form of its escape radius.
 Claim: SAM does not let a descent fall into sharp minima.
-Time: on 2 shared cores quick takes a minute and cpu 10 minutes; paper, not carried out, is estimated
-    at 2 hours.
+Time: on 2 shared cores quick takes a minute and cpu 10 minutes; paper, not carried out, is
+    estimated at 2 hours.
 """
 
 import math
