@@ -2,14 +2,12 @@
 
     python benchmarks/relu_networks.py [--steps 20000] [--networks 1,25] [--repeats 3]
 
-Timed over fewer steps and scaled to a million; no step is skipped. The least and the median of
-three timings, in seconds, on 2 cores that others used as well:
+Scaled to a million; no step is skipped. `--steps 1000000 --networks 1 --repeats 1`, which runs them
+through, printed on 2026-11-27 on 2 cores (AMD EPYC):
 
-    method            networks   s per 10^6 steps
-    gradient descent         1       15 min     16 median
-    gradient descent        25      402 min    536 median
-    SAM                      1       33 min     58 median
-    SAM                     25      990 min   1103 median
+    method            networks   steps       s per 10^6 steps
+    gradient descent         1   1000000       18 min     18 median
+    SAM                      1   1000000       43 min     43 median
 """
 
 import argparse
