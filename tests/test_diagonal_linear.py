@@ -94,9 +94,13 @@ def test_1_sam_has_the_published_losses_and_gains_with_every_radius():
 
 @pytest.mark.slow
 def test_sgd_is_in_the_published_range():
-    end = [diagonal_linear(DATA, gamma=gamma, batch=1, seed=0) for gamma in (1 / 9, 1 / 3)]
-    slow, fast = (float(one.test_loss[0, 0]) for one in end)
-    assert 0.006 < slow < 0.0115 and 0.001 < fast < 0.006
+    runs = [
+        [diagonal_linear(DATA, gamma=gamma, batch=1, seed=seed) for gamma in (1 / 9, 1 / 3)]
+        for seed in range(3)
+    ]
+    # What was printed depends on how often cells had been run before; the range is of repetitions.
+    slow, fast = np.median([[end.test_loss[0, 0] for end in pair] for pair in runs], axis=0)
+    assert 0.008 < slow < 0.0095 and 0.002 < fast < 0.005
 
 
 def test_beyond_the_edge_a_radius_is_said_to_diverge_at_a_step_and_has_no_number():
