@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from flatminima import landscape, perturb, regions, sharpness
@@ -13,6 +12,7 @@ from flatminima.measure.settings import Settings
 from flatminima.measure.target import Target
 from flatminima.objective import Objective
 from flatminima.regions import Region
+from flatminima.sharpness.estimate import stream
 from flatminima.vector import Vector
 
 __all__ = ["MEASURES", "Job", "chosen"]
@@ -117,7 +117,7 @@ def landscape_of(job: Job) -> Json:
     """The loss along a line and on a plane of filter-normalised directions; both resume."""
     f, w = job.point
     s = job.settings
-    generator = torch.Generator().manual_seed(s.seed)
+    generator = stream(s.seed)
     filters = landscape.filters_of(job.target.model)
     one, two = (landscape.filter_normalized(w, generator, filters=filters) for _ in range(2))
     total = s.points + s.surface_points**2

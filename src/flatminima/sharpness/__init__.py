@@ -2,10 +2,12 @@
 
 from flatminima.outputs import outputs
 from flatminima.sharpness import edge_of_stability, pac_bayes
+from flatminima.sharpness.along import AlongTraining
 from flatminima.sharpness.average_case import AverageCase, average_case
 from flatminima.sharpness.density import Density, density
+from flatminima.sharpness.eigenpairs import Eigenpairs, Ratio
 from flatminima.sharpness.estimate import Estimate
-from flatminima.sharpness.lanczos import Eigenpairs, Ratio, top_eigenpairs
+from flatminima.sharpness.lanczos import top_eigenpairs
 from flatminima.sharpness.logits import normalized_logits
 from flatminima.sharpness.m_sharpness import MeanRise, MSharpness, m_sharpness
 from flatminima.sharpness.operators import GGN, EmpiricalFisher, FromFunction, Hessian, Operator
@@ -14,6 +16,7 @@ from flatminima.sharpness.trace import Trace, trace
 from flatminima.sharpness.worst_case import WorstCase, worst_case
 
 __all__ = [
+    "AlongTraining",
     "AverageCase",
     "Density",
     "Eigenpairs",

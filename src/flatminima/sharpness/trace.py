@@ -193,6 +193,15 @@ def _shared(s: Tensor, inner: Tensor, seen: Tensor, pulled: Tensor) -> float:
     Given all other probes, term i has the mean tr A whatever probe j is, so the two terms covary
     only by what depends on both probes: with d_ij what probe j adds to term i, less its mean over
     j, the mean of d_ij d_ji over all pairs.
+
+    Args:
+        s: The direction that each probe alone adds to the space, in its coordinates.
+        inner: Q' A Q.
+        seen: Q' Z.
+        pulled: (A Q)' times what each probe is outside the space of the others.
+
+    Returns:
+        The covariance.
     """
     count = s.shape[1]
     added = torch.zeros(count, count, dtype=torch.float64, device=s.device)
