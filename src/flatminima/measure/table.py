@@ -32,6 +32,8 @@ class Job:
     """Where a measure may keep what is half done."""
     progress: Callable[[int, int], None]
     """Called with (done, of how many); how many is 0 where it is not known."""
+    log: Callable[[str], None] = lambda _: None
+    """Told how long it will take."""
 
     @property
     def point(self) -> tuple[Objective, Vector]:
@@ -42,12 +44,14 @@ class Job:
 def hessian(job: Job) -> Json:
     """The largest eigenvalues, each with its residual, and the ratio of the first to the last."""
     operator = sharpness.Hessian(*job.point)
-    pairs = sharpness.top_eigenpairs(
-        operator,
-        k=min(job.settings.eigenvalues, operator.size),
-        seed=job.settings.seed,
-        progress=lambda products, *_: job.progress(products, 0),
-    )
+    with operator:
+        job.log(f"hessian: {sharpness.forecast(operator)}")
+        pairs = sharpness.top_eigenpairs(
+            operator,
+            k=min(job.settings.eigenvalues, operator.size),
+            seed=job.settings.seed,
+            progress=lambda products, *_: job.progress(products, 0),
+        )
     ratio = pairs.ratio(1, len(pairs.values))
     return {
         "values": pairs.values.tolist(),

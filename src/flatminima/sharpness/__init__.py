@@ -7,6 +7,7 @@ from flatminima.sharpness.average_case import AverageCase, average_case
 from flatminima.sharpness.density import Density, density
 from flatminima.sharpness.eigenpairs import Eigenpairs, Ratio
 from flatminima.sharpness.estimate import Estimate
+from flatminima.sharpness.forecast import Forecast, forecast
 from flatminima.sharpness.lanczos import top_eigenpairs
 from flatminima.sharpness.logits import normalized_logits
 from flatminima.sharpness.m_sharpness import MeanRise, MSharpness, m_sharpness
@@ -22,6 +23,7 @@ __all__ = [
     "Eigenpairs",
     "EmpiricalFisher",
     "Estimate",
+    "Forecast",
     "FromFunction",
     "GGN",
     "Hessian",
@@ -36,6 +38,7 @@ __all__ = [
     "average_case",
     "density",
     "edge_of_stability",
+    "forecast",
     "m_sharpness",
     "normalized_logits",
     "outputs",
