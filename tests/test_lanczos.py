@@ -106,14 +106,101 @@ def test_the_ratio_of_the_first_to_the_fifth() -> None:
     assert abs(ratio.value - 24.2 / 2.12) <= ratio.bound < 1e-4
 
 
-def test_the_default_tolerance_states_an_error_that_holds() -> None:
-    pairs = top_eigenpairs(diagonal(RATIO), k=5)
-    errors = (pairs.values - RATIO[:5]).abs()
-    assert pairs.converged and (errors <= pairs.residuals).all()
-    assert (pairs.residuals <= 1e-3 * 24.2).all()
+@pytest.mark.parametrize("seed", range(5))
+def test_the_default_tolerance_states_an_error_that_holds(seed) -> None:
+    pairs = top_eigenpairs(diagonal(RATIO), k=8, seed=seed)
+    assert pairs.converged and ((pairs.values - RATIO[:8]).abs()[:5] <= pairs.residuals[:5]).all()
     assert abs(pairs.ratio(1, 5).value - 24.2 / 2.12) <= pairs.ratio(1, 5).bound
-    assert pairs.products <= 33
-    assert top_eigenpairs(diagonal(RATIO), k=5, risk=1.0).products <= 26
+    five = top_eigenpairs(diagonal(RATIO), k=5, seed=seed)
+    nearest = (five.values[:, None] - RATIO).abs().min(dim=1).values
+    assert (nearest <= five.residuals).all() and (five.residuals <= 1e-3 * 24.2).all()
+    assert ((five.values - RATIO[:5]).abs() <= 1e-3 * 24.2).all()
+    assert five.products <= 33
+    assert top_eigenpairs(diagonal(RATIO), k=5, risk=1.0, seed=seed).products <= 27
+
+
+# ------------------------------------------------------------------------ both ends, other starts
+
+
+@pytest.mark.parametrize("backend", ["lanczos", "scipy"])
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        ("largest", [3.0, 2.0, 1.0]),
+        ("smallest", [-5.0, -4.0, -1.0]),
+        ("both", [3.0, 2.0, 1.0, -1.0, -4.0, -5.0]),
+        ("magnitude", [-5.0, -4.0, 3.0]),
+    ],
+)
+def test_either_end_of_the_spectrum_is_found(which, backend, expected) -> None:
+    values = spectrum(3, 2, 1, -5, -4, -1, bulk=spread(0.9, -0.9, 60))
+    pairs = top_eigenpairs(
+        diagonal(values), k=3, which=which, tolerance=1e-8, backend=backend, max_products=400
+    )
+    torch.testing.assert_close(pairs.values, torch.tensor(expected), **EXACT)
+    assert pairs.converged and pairs.which == which
+    torch.testing.assert_close(pairs.residuals, true_residuals(diagonal(values), pairs))
+    assert (pairs.missed <= 0.01) == (backend == "lanczos")
+
+
+@pytest.mark.parametrize("which", ["smallest", "magnitude", "both"])
+def test_a_repeated_eigenvalue_is_found_at_either_end(which) -> None:
+    values = spectrum(4, 4, -5, -5, -5, bulk=spread(1, -1, 195))
+    pairs = top_eigenpairs(diagonal(values), k=2, which=which, tolerance=1e-8, window=14)
+    expected = {"both": [4.0, 4.0, -5.0, -5.0]}.get(which, [-5.0, -5.0])
+    torch.testing.assert_close(pairs.values, torch.tensor(expected), **EXACT)
+    assert pairs.converged
+
+
+def test_a_block_sees_as_many_copies_without_doubting() -> None:
+    values = SPECTRA["three equal on top"]
+    for block, copies in ((1, 1), (2, 2), (3, 3), (4, 3)):
+        pairs = top_eigenpairs(diagonal(values), k=4, tolerance=1e-6, risk=1.0, block=block)
+        assert int((pairs.values - 5).abs().lt(1e-6).sum()) >= copies  # rounding can add one
+        assert pairs.converged
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_a_block_finds_the_largest_too(name) -> None:
+    expected = SPECTRA[name].sort(descending=True).values[:5]
+    pairs = top_eigenpairs(diagonal(SPECTRA[name]), k=5, tolerance=1e-9, block=3, max_products=900)
+    torch.testing.assert_close(pairs.values, expected, **EXACT)
+    torch.testing.assert_close(pairs.residuals, true_residuals(diagonal(SPECTRA[name]), pairs))
+    assert pairs.converged
+
+
+def test_a_warm_start_saves_products_and_finds_what_is_new() -> None:
+    bulk = spread(1, -0.5, 2000)
+    before, moved = (spectrum(*tops, bulk=bulk) for tops in ((9, 7, 6, 5, 4), (9, 6.9, 6.1, 5, 4)))
+    curvature, later = Vector([before]), Vector([moved])
+    operator, changed = (FromFunction(lambda v, c=c: c * v, like=c) for c in (curvature, later))
+    cold = top_eigenpairs(operator)
+    again = top_eigenpairs(changed, start=cold)
+    one = top_eigenpairs(changed, start=sum(cold.vectors[1:], cold.vectors[0]))
+    for pairs in (again, one):
+        torch.testing.assert_close(pairs.values, moved[:5], rtol=1e-6, atol=0)
+        assert pairs.converged and pairs.products < cold.products
+    news = Vector([before.clone()])
+    news.parts[0][700] = 8.0  # where no old vector points
+    found = top_eigenpairs(FromFunction(lambda v: news * v, like=news), start=cold)
+    torch.testing.assert_close(found.values, torch.arange(9.0, 4.0, -1), rtol=1e-6, atol=0)
+    assert found.converged
+
+
+def test_scipy_that_runs_out_of_products_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="eigsh must find 5 pairs, got 0 after"):
+        top_eigenpairs(
+            diagonal(spread(1, 2, 800)), tolerance=1e-12, max_products=20, backend="scipy"
+        )
+
+
+def test_a_seed_draws_other_numbers_than_torch_does_for_it() -> None:
+    torch.manual_seed(0)
+    drawn = torch.randn(200)
+    seen = []
+    operator = FromFunction(lambda v: seen.append(v) or 2.0 * v, like=Vector([drawn]))
+    top_eigenpairs(operator, k=1, seed=0)
+    assert abs(seen[0].parts[0] @ drawn) < 0.3 * drawn.norm()
 
 
 def test_a_small_window_finds_the_same_with_more_products() -> None:
@@ -424,6 +511,10 @@ def test_the_basis_stays_orthonormal_and_sees_what_it_should() -> None:
         ({"k": 0}, "k must be at least 1, got 0"),
         ({"k": 50}, "k must be at most the operator's size 23, got 50"),
         ({"tolerance": 0.0}, r"tolerance must be > 0, got 0\.0"),
+        ({"k": 12, "which": "both"}, "k must be at most half of the operator's size 23, got 12"),
+        ({"which": "top"}, "which must be one of largest, smallest, both, magnitude, got 'top'"),
+        ({"backend": "numpy"}, "backend must be 'lanczos' or 'scipy', got 'numpy'"),
+        ({"block": 0}, "block must be between 1 and the operator's size 23, got 0"),
         ({"risk": 0.0}, r"risk must be > 0 and at most 1, got 0\.0; 1 does without the check"),
         ({"window": 6}, r"window must be at least k \+ 2 = 7, got 6"),
         ({"max_products": 9}, "max_products must be at least 2 k = 10, got 9; k of them measure"),

@@ -114,6 +114,13 @@ def test_measuring_leaves_the_network_as_it_was(weights: Path, tmp_path: Path) -
     assert all(param.grad is None for param in target.model.parameters())
 
 
+def test_how_long_the_eigenvalues_take_is_said_before(weights: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    measure(tiny(weights), ["hessian"], TINY, tmp_path, log=told.append)
+    assert re.fullmatch(r"hessian: about .* s: .* s for each of 40 to 120 products", told[0])
+    assert len(told) == 2
+
+
 def test_what_was_measured_is_not_measured_again(weights: Path, tmp_path: Path) -> None:
     told: list[str] = []
     folder = measure(tiny(weights), ["regions"], TINY, tmp_path, log=told.append)

@@ -44,7 +44,7 @@ def measure(
         folder: Where results of this network are kept.
         device: Where it is measured, for the record.
         progress: Called with a measure's name, how far it is, and of how much (0 if not known).
-        log: Told one line per measure.
+        log: Told one line per measure, and before a long one how long it will take.
 
     Returns:
         The folder with the results: one below `folder`, named by the network and the settings.
@@ -64,6 +64,7 @@ def measure(
             settings=settings,
             folder=folder,
             progress=lambda done, total, name=name: progress(name, done, total),
+            log=log,
         )
         result = MEASURES[name](job)
         seconds = time.perf_counter() - began

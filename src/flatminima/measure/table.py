@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from flatminima import landscape, perturb, regions, sharpness
@@ -13,6 +12,7 @@ from flatminima.measure.settings import Settings
 from flatminima.measure.target import Target
 from flatminima.objective import Objective
 from flatminima.regions import Region
+from flatminima.sharpness.estimate import stream
 from flatminima.vector import Vector
 
 __all__ = ["MEASURES", "Job", "chosen"]
@@ -32,6 +32,8 @@ class Job:
     """Where a measure may keep what is half done."""
     progress: Callable[[int, int], None]
     """Called with (done, of how many); how many is 0 where it is not known."""
+    log: Callable[[str], None] = lambda _: None
+    """Told how long it will take."""
 
     @property
     def point(self) -> tuple[Objective, Vector]:
@@ -42,12 +44,14 @@ class Job:
 def hessian(job: Job) -> Json:
     """The largest eigenvalues, each with its residual, and the ratio of the first to the last."""
     operator = sharpness.Hessian(*job.point)
-    pairs = sharpness.top_eigenpairs(
-        operator,
-        k=min(job.settings.eigenvalues, operator.size),
-        seed=job.settings.seed,
-        progress=lambda products, *_: job.progress(products, 0),
-    )
+    with operator:
+        job.log(f"hessian: {sharpness.forecast(operator)}")
+        pairs = sharpness.top_eigenpairs(
+            operator,
+            k=min(job.settings.eigenvalues, operator.size),
+            seed=job.settings.seed,
+            progress=lambda products, *_: job.progress(products, 0),
+        )
     ratio = pairs.ratio(1, len(pairs.values))
     return {
         "values": pairs.values.tolist(),
@@ -117,7 +121,7 @@ def landscape_of(job: Job) -> Json:
     """The loss along a line and on a plane of filter-normalised directions; both resume."""
     f, w = job.point
     s = job.settings
-    generator = torch.Generator().manual_seed(s.seed)
+    generator = stream(s.seed)
     filters = landscape.filters_of(job.target.model)
     one, two = (landscape.filter_normalized(w, generator, filters=filters) for _ in range(2))
     total = s.points + s.surface_points**2

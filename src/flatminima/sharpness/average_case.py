@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from flatminima.objective import Objective
+from flatminima.sharpness.estimate import stream
 from flatminima.sharpness.units import Unit, units
 from flatminima.vector import Vector
 
@@ -71,7 +72,7 @@ def average_case(
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     c = units(w, scale, eta=eta)
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     loss = float(objective.value(w))
     rises = [
         float(objective.value(w + rho * c * w.randn_like(generator))) - loss for _ in range(samples)

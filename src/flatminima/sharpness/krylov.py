@@ -3,7 +3,9 @@
 With the basis as the rows of V (t, P) and the first m of them multiplied so far, the Lanczos
 relation is
 
-    A v_j = sum_i h_ij v_i   (i <= j + 1, j < m),   T = V_m A V_m'
+    A v_j = sum_i h_ij v_i   (i <= j + b, j < m),   T = V_m A V_m'
+
+with b rows that wait to be multiplied: 1, or a block of them.
 
 Every product is made orthogonal to *all* rows, twice, in float64; the rows are kept in the
 operator's own dtype. So T is what the rows really give, in whatever way they came about: by the
@@ -47,32 +49,45 @@ class Krylov:
         operator: Gives the products; open it (`with operator:`) around all of them.
         window: How many rows may be multiplied before `compress` must make room.
         generator: A generator on the CPU, for the start and for every fresh row.
+        block: How many fresh rows are drawn where one is needed.
+        start: A vector to begin from, in the place of one of them.
 
     Attributes:
         rows: The basis, orthonormal rows; the first `applied` have been multiplied, and `filled`
             are there.
         scale: The largest norm of a product, which never exceeds the operator's own norm.
 
-    Cost: `window + 1` vectors of memory. An extension is one product and four passes over the
+    Cost: `window + block` vectors of memory. An extension is one product and four passes over the
     basis.
     """
 
-    def __init__(self, operator: Operator, window: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        operator: Operator,
+        window: int,
+        generator: torch.Generator,
+        *,
+        block: int = 1,
+        start: Vector | None = None,
+    ) -> None:
         like = operator.like
         self.operator = operator
         self.window = min(window, operator.size)
         self.generator = generator
+        self.block = block
         dtypes = [part.dtype for part in like.tensors]
         dtype = torch.float64 if torch.float64 in dtypes else torch.float32
-        length = min(window + 1, operator.size)
+        length = min(window + block, operator.size)
         device = like.tensors[0].device
         self.rows = torch.empty(length, operator.size, dtype=dtype, device=device)
         self.applied = self.filled = 0
         self.scale = 0.0
         self.precision = max(torch.finfo(dtype).eps for dtype in dtypes)
-        shape = (self.window, self.window)
-        self._projection = torch.zeros(shape, dtype=torch.float64, device="cpu")
-        self._coupling = torch.zeros(self.window, dtype=torch.float64, device="cpu")
+        # h_ij: rows before `applied` are the projection T, the others couple it to what waits.
+        self._seen = torch.zeros(length, self.window, dtype=torch.float64, device="cpu")
+        if start is not None:
+            self._append_new(self._row(start))
+            self._refill(block - 1)
 
     @property
     def is_whole(self) -> bool:
@@ -82,48 +97,49 @@ class Krylov:
     def extend(self) -> None:
         """Multiply one more row by the operator; what is new in the product is the next row."""
         if self.filled == self.applied:
-            self._append(self._fresh())
+            self._refill(self.block)
         product = self._product(self.applied)
         norm = float(product.norm())
         self.scale = max(self.scale, norm)
         coefficients = self._orthogonalize(product)
         remainder = float(product.norm())
-        self._projection[: self.filled, self.applied] = coefficients
-        self._coupling.zero_()
-        self.applied += 1
-        # At round-off the space is invariant: the next extension begins with a fresh row.
+        self._seen[:, self.applied] = 0.0
+        self._seen[: self.filled, self.applied] = coefficients
+        # At round-off the space is invariant: what waits, or a fresh row, is next.
         if remainder > 10 * self.precision * self.scale and self.filled < len(self.rows):
-            self._coupling[self.applied - 1] = remainder
+            self._seen[self.filled, self.applied] = remainder
             self._append(product / remainder)
+        self.applied += 1
 
     def ritz(self) -> Ritz:
         """The eigenpairs of the projection, by the symmetric solver."""
         m = self.applied
         # The upper triangle holds what was measured: column j came with the product of row j.
-        values, weights = torch.linalg.eigh(self._projection[:m, :m], UPLO="U")
+        values, weights = torch.linalg.eigh(self._seen[:m, :m], UPLO="U")
         values, weights = values.flip(0), weights.flip(1)
-        residuals = (self._coupling[:m] @ weights).abs()
+        residuals = (self._seen[m : self.filled, :m] @ weights).norm(dim=0)
         return Ritz(values=values, weights=weights, residuals=residuals)
 
-    def compress(self, keep: int, *, fresh: bool = False) -> None:
-        """Replace the multiplied rows by the first `keep` Ritz vectors (thick restart).
+    def compress(self, high: int, low: int = 0, *, fresh: bool = False) -> None:
+        """Replace the multiplied rows by Ritz vectors (thick restart).
 
         Args:
-            keep: How many, at most `applied`.
-            fresh: Whether the row that waits is dropped, and with it what the residuals know, so
-                that a new search begins from a random row in the complement of those kept.
+            high: How many of the largest values are kept.
+            low: How many of the smallest; with `high` at most `applied`.
+            fresh: Whether the rows that wait are dropped, and with them what the residuals know, so
+                that a new search begins from random rows in the complement of those kept.
         """
-        ritz = self.ritz()
-        weights = ritz.weights[:, :keep]
+        ritz, keep = self.ritz(), high + low
+        chosen = [*range(high), *range(self.applied - low, self.applied)]
+        weights = ritz.weights[:, chosen]
         waiting = self.rows[self.applied : self.filled].clone()
-        coupling = self._coupling[: self.applied] @ weights
+        coupling = self._seen[self.applied : self.filled, : self.applied] @ weights
         self._combine(weights, self.rows[:keep])
-        self._projection.zero_()
-        self._projection.diagonal()[:keep] = ritz.values[:keep]
-        self._coupling.zero_()
+        self._seen.zero_()
+        self._seen.diagonal()[:keep] = ritz.values[chosen]
         self.applied = self.filled = keep
         if not fresh:
-            self._coupling[:keep] = coupling
+            self._seen[keep : keep + len(waiting), :keep] = coupling
             self.rows[keep : keep + len(waiting)] = waiting
             self.filled += len(waiting)
 
@@ -148,10 +164,13 @@ class Krylov:
             )
         return product
 
-    def _fresh(self) -> Tensor:
-        row = self._row(self.operator.like.randn_like(self.generator))
+    def _refill(self, count: int) -> None:
+        for _ in range(min(count, len(self.rows) - self.filled)):
+            self._append_new(self._row(self.operator.like.randn_like(self.generator)))
+
+    def _append_new(self, row: Tensor) -> None:
         self._orthogonalize(row)
-        return row / row.norm()
+        self._append(row / row.norm())
 
     def _row(self, v: Vector) -> Tensor:
         return flat(v, self.operator.like).to(self.rows.device, torch.float64)

@@ -19,6 +19,7 @@ from torch import Tensor
 from flatminima.engine.groups import examples
 from flatminima.objective import Objective
 from flatminima.sharpness.ascent import Hill
+from flatminima.sharpness.estimate import stream
 from flatminima.sharpness.one_step import CHUNKS, Batch, Engine, Rise, one_step, runs
 from flatminima.sharpness.units import units
 from flatminima.sharpness.worst_case import ascents, check_search
@@ -150,7 +151,7 @@ def _chosen(everyone: list[list[Batch]], sample: int | None, seed: int) -> list[
     """The groups on which the ascents are made."""
     if sample is None or sample >= len(everyone):
         return everyone
-    order = torch.randperm(len(everyone), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(everyone), generator=stream(seed))
     return [everyone[index] for index in sorted(order[:sample].tolist())]
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-
 from flatminima.objective import Objective
 from flatminima.sharpness.ascent import Ascent, Hill, ascend
+from flatminima.sharpness.estimate import stream
 from flatminima.sharpness.units import Unit, units
 from flatminima.vector import Vector
 
@@ -131,7 +130,7 @@ def ascents(hill: Hill, restarts: int, seed: int, *, steps: int, tolerance: floa
     Returns:
         One ascent per start.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     starts = [hill.w.zeros_like()]
     while len(starts) < restarts:
         z = hill.anywhere(generator)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,6 +10,7 @@ from flatminima import landscape, sharpness
 from flatminima.data import Part
 from flatminima.landscape.directions import filter_normalized
 from flatminima.objective import Objective
+from flatminima.sharpness.estimate import stream
 from flatminima.vector import Vector
 
 __all__ = ["Measure", "measured"]
@@ -69,7 +69,7 @@ def measured(model: nn.Module, part: Part, measure: Measure) -> Result:
         return F.cross_entropy(model(x), y)
 
     objective, w = Objective.of_model(model, loss_fn, [(part.inputs(), part.labels)])
-    generator = torch.Generator().manual_seed(measure.seed)
+    generator = stream(measure.seed)
     one, two = (filter_normalized(w, generator) for _ in range(2))
     result = {
         "hessian": _hessian(objective, w, measure),

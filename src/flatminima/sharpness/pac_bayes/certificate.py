@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from flatminima.objective import Objective
+from flatminima.sharpness.estimate import stream
 from flatminima.sharpness.pac_bayes.divergence import kl_inverse
 from flatminima.vector import Vector
 
@@ -169,7 +170,7 @@ def train_posterior(
     """
     count = _examples(objective, n)
     complexity(0.0, count, prior_variance, delta)  # refuses what is out of range
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     mean = w.map(lambda part: part.clone().requires_grad_())
     spread = w.map(lambda part: torch.full_like(part, math.log(deviation)).requires_grad_())
     log = torch.tensor(math.log(prior_variance), dtype=torch.float64, requires_grad=True)
@@ -240,7 +241,7 @@ def certificate(
         raise ValueError(f"draws must be at least 1, got {draws}")
     if not 0 < delta_draws < 1:
         raise ValueError(f"delta_draws must be > 0 and < 1, got {delta_draws}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     errors = [float(error.value(posterior.draw(generator))) for _ in range(draws)]
     if not all(0 <= one <= 1 for one in errors):
         wrong = next(one for one in errors if not 0 <= one <= 1)
