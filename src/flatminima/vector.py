@@ -307,8 +307,8 @@ class Vector:
         rows = list(zip(self.parts, other._base, scales, strict=True))
         both = [(a, b) for a, b, _ in rows if a is not None and b is not None]
         scale = other._scale
-        whole = isinstance(scale, Tensor) and len(both) == len(rows)
-        if whole and _plain_on_host(both, scale) and bool(scale):
+        uniform = isinstance(scale, Tensor) and _plain_on_host(both, scale)
+        if uniform and len(both) == len(rows) and bool(scale):
             ours, theirs = zip(*both, strict=True)
             return Vector(torch._foreach_add(ours, theirs, alpha=sign * scale.item()))  # pyright: ignore
         return Vector(_sum(a, b, scale) for a, b, scale in rows)
@@ -328,7 +328,8 @@ class Vector:
                 ends, parts = [target for target, _ in some], [part for _, part in some]
                 torch._foreach_add_(ends, _multiples(parts, self._scale))  # pyright: ignore
             return
-        rows = [row for row in zip(targets, self._base, strict=True) if row[1] is not None]
+        pairs = zip(targets, self._base, strict=True)
+        rows = [(target, part) for target, part in pairs if part is not None]
         if isinstance(self._scale, Tensor) and _plain_on_host(rows, self._scale):
             if scale := self._scale.item():
                 ends, parts = zip(*rows, strict=True)

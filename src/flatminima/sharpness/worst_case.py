@@ -93,6 +93,7 @@ def worst_case(
     Cost: at most `restarts * steps` gradients, and one evaluation of the loss.
 
     Example:
+        >>> import torch
         >>> f = Objective(lambda w: 0.5 * w.dot(Vector([torch.tensor([3.0, 1.0])]) * w))
         >>> found = worst_case(f, Vector([torch.zeros(2)]), rho=0.1)
         >>> round(found.value, 6), found.converged  # 0.1^2 3 / 2, though the slope at w is 0
