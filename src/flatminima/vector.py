@@ -421,16 +421,12 @@ def _fusable(scale: Scale | None, parts: Sequence[Part]) -> TypeGuard[Tensor]:
 
 def _plain_on_host(rows: Sequence[tuple[Tensor, Tensor]], scale: Tensor) -> bool:
     """Whether one call can add the multiples of all parts, by a scale that the host may read."""
-    like = rows[0][0] if rows else scale
-    return (
-        bool(rows)
-        and _on_host(like, scale)
-        and not (_is_narrow(like) or scale.requires_grad)
-        and all(
-            like.dtype == tensor.dtype and tensor.is_cpu and not is_sharded(tensor)
-            for row in rows
-            for tensor in row
-        )
+    if not rows or scale.requires_grad or not _on_host(like := rows[0][0], scale):
+        return False
+    return not _is_narrow(like) and all(
+        tensor.dtype == like.dtype and tensor.is_cpu and not is_sharded(tensor)
+        for row in rows
+        for tensor in row
     )
 
 
