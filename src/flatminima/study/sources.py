@@ -30,7 +30,7 @@ def digits(*, noise: float = 0.0, epochs: int = 40, train: int = 500) -> Trainin
     )
 
 
-def small_digits(*, noise: float = 0.0, epochs: int = 60) -> Training:
+def small_digits(*, noise: float = 0.0, epochs: int = 40) -> Training:
     """The same on fewer digits, for many runs: half a second of one core."""
     return digits(noise=noise, epochs=epochs, train=200)
 

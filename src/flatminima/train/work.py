@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from flatminima.engine.backward import SharpnessAware
 from flatminima.engine.losses import FunctionalLoss
-from flatminima.engine.observe import RegionShares
+from flatminima.engine.observe import Observer, RegionShares
 from flatminima.models.shake import Shake, ShakeDrop, true_gradient
 from flatminima.train.checkpoint import Checkpoints
 from flatminima.train.distributed import Parallel, Processes, whole
@@ -74,6 +74,7 @@ class Work:
         examples: int,
         device: torch.device,
         parallel: Parallel,
+        observe: Sequence[Observer] = (),
     ) -> Self:
         """A network with its optimizer and the rest, before the first step."""
         here, numerics = Processes.now(), training.numerics
@@ -89,7 +90,7 @@ class Work:
             m=training.m,
             engine=training.engine,
             # The shares of one group, or of one process, would not be those of the batch.
-            observe=[shares] if training.m is None and here.count == 1 else [],
+            observe=[shares, *observe] if training.m is None and here.count == 1 else [],
         )
         if here.rank:
             torch.manual_seed(training.seed + here.rank)  # noise of its own
