@@ -149,6 +149,10 @@ PUBLISHED = {  # in percent of all coordinates as printed, and on which side of 
     "in the steeper set for six steps": ("0.9", 1),
     "of the steeper set among the largest slopes": ("70", 1),
 }
+CHANCE = (
+    "Independent sets of the whole network: shares that differ by layer, and dead units, whose "
+    "slopes are 0 throughout, lift overlap and persistence above it by themselves."
+)
 BINS = (5.0, 7.5, 13.0, 27.0, 8.0, 2.7, None)  # published at the end, read off a figure
 NAMES = {
     "steeper": "steeper",
@@ -188,7 +192,7 @@ def reading(study: Study) -> Reading:
         plates=[plate] if plate else [],
         doubts=[
             *always(study),
-            Doubt("Chance", "Shares that differ between layers lift overlaps."),
+            Doubt("Chance", CHANCE),
         ],
         setting=f"preset {study.word('preset')}, {len(found)} seeds",
         heading="Published, ours and chance",

@@ -114,8 +114,8 @@ def in_words(costs: list[Cost], runs: int) -> str:
     memory = max(one.memory for one in costs) / 2**30
     told = f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
     return (
-        f"About {told} GPU-hours in all, if a GPU does {RATE / 1e12:g} TFLOP/s, without evaluation; "
-        f"{memory:.2g} GiB at most for weights and activations."
+        f"About {told} GPU-hours in all, if a GPU does {RATE / 1e12:g} TFLOP/s, evaluation left "
+        f"out; {memory:.3g} GiB at most for weights and activations."
     )
 
 
