@@ -48,7 +48,7 @@ class Bounded(Experiment):
     """What is trained."""
     radius: float = 0.05
     """Of the ball of the theorem."""
-    steps: int = 300
+    steps: int = 200
     """Of the optimisation of the certificate."""
     draws: int = 200
     """Networks that the certificate draws."""
@@ -78,7 +78,7 @@ class Bounded(Experiment):
         loss, w = Objective.of_model(model, loss_fn, [batch])
         error, _ = Objective.of_model(model, error_fn, [batch])
         k, n = sum(part.numel() for part in w.tensors), len(parts.train)
-        worst = min(1.0, float(loss(w)) + worst_case(loss, w, self.radius, restarts=2).value)
+        worst = min(1.0, float(loss.value(w)) + worst_case(loss, w, self.radius, restarts=2).value)
         bound = pac_bayes.sam_bound(
             worst_loss=worst, norm=float(w.norm()), k=k, n=n, rho=self.radius
         )
