@@ -29,6 +29,7 @@ are not measured have their runs, and `flatminima run STUDY --preset paper --dry
 take; a quick preset is a stand-in on small images, so what it shows is no re-run of the source.
 
 """
+ELSEWHERE = {"sgd_vs_sam": "quick, in the README"}
 HEADS = ("Study", "Claim", "Source", "Measured", "Not measured", "Verdict")
 
 
@@ -38,7 +39,8 @@ def note(results: Path) -> None:
     for path in sorted(results.glob("*/study.json")):
         record = read(path.parent)
         study = find(record.word("name"))
-        if not record.word("finished") or record.waiting or study.reader is None:
+        ended = all(run.status in ("done", "diverged") for run in record.runs)
+        if not record.word("finished") or record.waiting or not ended or study.reader is None:
             continue
         told = study.reader(record)
         if not told.verdict:
@@ -71,8 +73,10 @@ def records(study: Study) -> list[Mapping[str, Any]]:
 def source(study: Study) -> str:
     """The first source of a study, without its details."""
     text = study.field("source")
-    found = re.match(r".*?(arXiv:\d+\.\d+|\((\w+ )?\d{4}\))", text)
-    return found[0] if found else text.partition(".")[0]
+    ends = (r"arXiv:\d+\.\d+", r"\((\w+ )?\d{4}\)", r"\d{4}")
+    first = text.partition(";")[0]
+    found = (re.match(rf".*?{end}", first) for end in ends)
+    return next((one[0] for one in found if one), first)
 
 
 def index() -> str:
@@ -89,7 +93,7 @@ def index() -> str:
             f"[{study.name}]({study.name}.md)" if linked else study.name,
             study.field("claim"),
             source(study),
-            ", ".join(presets) or ("see its page" if linked else "–"),
+            ", ".join(presets) or ELSEWHERE.get(study.name) or ("see its page" if linked else "–"),
             ", ".join(preset for preset in study.presets if preset not in presets)
             if done or not linked
             else "–",

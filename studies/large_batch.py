@@ -7,7 +7,7 @@ Source: lhchau/geometry-sam (2024), experiment 4: SGD, ResNet-18 on CIFAR-100, b
 Expected: accuracy is lower with the large batch at the small learning rate, and less so at the
     large one; SAM, which is not in the source, gains with both.
 Claim: A larger learning rate recovers what a large batch loses.
-Time: quick takes a quarter of a minute on 2 cores. Not yet carried out: cpu, and paper.
+Time: quick took 65 s on 2 cores that others used as well. Not yet carried out: cpu, and paper.
 """
 
 from dataclasses import replace

@@ -8,7 +8,7 @@ Source: lhchau/geometry-sam (2024), experiments 2 and 3 and projects 1 and 2: Re
 Expected: the steeper region holds most; overlap and persistence are near what independent sets of
     the same sizes have.
 Claim: The coordinates whose slope grew are the same ones through training, and have large slopes.
-Time: quick takes a quarter of a minute on 2 cores. Not yet carried out: cpu, and paper.
+Time: quick took 2 minutes on 2 cores that others used as well. Not yet carried out: cpu, and paper.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -7,7 +7,7 @@ Source: lhchau/geometry-sam (2024), project 3: radii 0.01, 0.05 and 0.1. It was 
     code or result, so that there is nothing to compare with.
 Expected: the sets of neighbouring radii are nearly the same, so their union is below chance.
 Claim: A larger steeper region goes with better generalisation: a question, not a result.
-Time: quick takes a quarter of a minute on 2 cores. Not yet carried out: cpu, and paper.
+Time: quick took 34 s on 2 cores that others used as well. Not yet carried out: cpu, and paper.
 """
 
 from collections.abc import Callable, Mapping

@@ -128,7 +128,7 @@ def last(name):
 def label_noise(study):
     """SGD memorises wrong labels, SAM fewer; mixup is above SGD."""
     wrong = last("noisy_accuracy")
-    assert mean(study, "sgd", wrong, "20 %") > mean(study, "sam", wrong, "20 %") > 0.1
+    assert mean(study, "sgd", wrong, "20 %") > mean(study, "sam", wrong, "20 %") > 0.05
     accuracy = "test_accuracy_last"
     assert mean(study, "mixup", accuracy, "20 %") > mean(study, "sgd", accuracy, "20 %") > 0.5
 

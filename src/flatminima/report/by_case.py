@@ -141,7 +141,7 @@ def _scale(
 ) -> None:
     """A logarithmic axis where every mean is above 0 and the quantity asks for one."""
     if quantity.log and known and all(value.mean > 0 for _, value in known):
-        figure.update_layout({f"{axis}axis_type": "log", f"{axis}axis_tickformat": "~g"})
+        figure.update_layout({f"{axis}axis": {"type": "log", "tickformat": "~g", "dtick": "D2"}})
 
 
 def _plate(study: Study, cells: Cells, quantity: Quantity, figure: go.Figure) -> Plate:
