@@ -7,7 +7,7 @@ Source: Andriushchenko and Flammarion 2022, arXiv:2206.06232, figure 9: 1000 epo
     19.0 % with SAM at the beginning (read off the figure, ± 0.1 and ± 0.2 points).
 Expected: both above plain training, SAM first more so.
 Claim: A standard model fine-tuned with SAM gains much of what SAM gives.
-Time: quick took 75 s on 2 cores that others used as well. Not yet carried out: cpu, and paper.
+Time: quick took 48 s on 2 cores that others used as well. Not yet carried out: cpu, and paper.
 """
 
 from dataclasses import replace

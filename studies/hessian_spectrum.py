@@ -7,7 +7,7 @@ Source: Foret et al. 2021, arXiv:2010.01412, figure 3: a WideResNet-40-10 withou
 Expected: SAM's largest eigenvalue is far below SGD's, and at the end its ratio to the fifth is
     smaller too. The values themselves depend on the network.
 Claim: SAM converges to minima with a lower curvature.
-Time: quick took 59 s on 2 cores that others used as well. Not yet carried out: cpu, and paper.
+Time: quick took 77 s on 2 cores that others used as well. Not yet carried out: cpu, and paper.
 """
 
 from dataclasses import replace

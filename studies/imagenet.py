@@ -6,8 +6,8 @@ Source: Foret et al. 2021, arXiv:2010.01412, the table of ImageNet: top-1 errors
     row of SGD for ResNet-101 at 400 epochs, 22.3, is almost that of ResNet-50 and looks misprinted.
 Expected: SAM above SGD everywhere, by more with more epochs, where SGD overfits.
 Claim: SAM keeps improving with training where SGD stops.
-Time: quick, a stand-in on digits, takes half a minute on 2 cores. Not carried out: paper, 18 runs
-    for each of 5 seeds; there is no preset cpu.
+Time: quick, a stand-in on digits, took 40 s on 2 cores that others used as well. Not carried out:
+    paper, 18 runs for each of 5 seeds; there is no preset cpu.
 """
 
 from dataclasses import replace

@@ -7,7 +7,7 @@ Source: Foret et al. 2021, arXiv:2010.01412, theorem 2; the certificate: Dziugai
     not explain SAM. No source prints a figure for these networks.
 Expected: the bound of the theorem is far above 1, which says nothing; the certificate is below 1.
 Claim: The PAC-Bayes bound does not explain SAM's success.
-Time: quick takes half a minute on 2 cores. Not yet carried out: cpu, and paper.
+Time: quick took 30 s on 2 cores that others used as well. Not yet carried out: cpu, and paper.
 """
 
 from collections.abc import Callable, Mapping

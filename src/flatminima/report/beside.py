@@ -291,6 +291,8 @@ def _answer(
             f"{row.method.label} is {size(row.difference)}{step} "
             f"{ends(row.difference)} {side} {base} in {what}{where}, {n}"
         )
+    if all(row.verdict == "not comparable" for row in rows):
+        return f"{said}; there is {verdicts}."
     return f"{said}; of the comparisons with the source {verdicts}."
 
 
