@@ -36,8 +36,8 @@ NUMBERS = {
 }
 SETS = ["".join(chosen) for k in (1, 2, 3) for chosen in combinations(NUMBERS, k)]
 METHODS = (
-    Method(name="sam", label="SAM (1234)", baseline=True),
-    Method(name="sgd", label="SGD (none)"),
+    Method(name="sam", label="SAM, 1234", baseline=True),
+    Method(name="sgd", label="SGD, none"),
     *(Method(name=f"s{name}", label=f"Hybrid {name}") for name in SETS),
 )
 RADII = {"ρ = 0.1": 0.1, "ρ = 0.2": 0.2, "ρ = 0.4": 0.4, "ρ = 0.6": 0.6, "ρ = 0.8": 0.8}
