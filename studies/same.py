@@ -8,7 +8,7 @@ Source: lhchau/geometry-sam (2024), its tables of SAME: ResNet-18 on CIFAR-100, 
     cells are within its noise.
 Expected: damping region 2, or 2, 3 and 4, helps at small radii; damping 3 to 0.1 helps at 0.4.
 Claim: Damping the region where the slope shrank improves SAM by up to a point.
-Time: quick takes a minute on 2 cores. Not yet carried out: cpu, and paper.
+Time: quick took 57 s on 2 cores that others used as well. Not yet carried out: cpu, and paper.
 """
 
 from dataclasses import replace
