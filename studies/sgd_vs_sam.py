@@ -14,15 +14,16 @@ Time: quick takes 2 minutes on 2 cores. Estimated from single steps: cpu 2 hours
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from flatminima.data import Digits, Mnist
 from flatminima.models import MLP, SmallConv
 from flatminima.regions import Region
-from flatminima.study.run import Run, chosen_rho
+from flatminima.study.grid import Arm, Plan, count, stages
 from flatminima.study.study import Method, Stages
 from flatminima.train import SGD, Measure, Member, Training
+
+__all__ = ["METHODS", "PRESETS", "count", "runs"]
 
 METHODS = (
     Method(name="sgd", label="SGD", baseline=True, published="68.8 on CIFAR-10"),
@@ -31,34 +32,31 @@ METHODS = (
     Method(name="same", label="SAME (gentler × 0.5)"),
 )
 
-RULES: Mapping[str, Mapping[str, Any]] = {
-    "sam": {},
-    "asam": {},
-    "same": {"factor": {Region.GENTLER: 0.5}},
+RULES = {
+    "sam": Member(name="sam", rho=0.05),
+    "asam": Member(name="asam", rho=0.5),
+    "same": Member(name="same", rho=0.05, settings={"factor": {Region.GENTLER: 0.5}}),
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """One size of the study."""
-
-    training: Training
-    """What every run shares; its seeds and its rule are replaced."""
-    radii: Mapping[str, tuple[float, ...]]
-    """The grid of each method that has a radius."""
-    grid_seeds: int
-    """Runs per radius; their seeds are none of the final runs'."""
-    seeds: int
-    """Final runs per method."""
-    measure: Measure = Measure()
-    """What is measured of each final run."""
-    surface_points: int = 25
-    """Points per side of the two-dimensional slice of SGD and SAM, first seed."""
+def plan(training: Training, *, radii: Mapping[str, tuple[float, ...]], grid_seeds: int) -> Plan:
+    """One size of the study, from what every run shares and the grid of each method."""
+    arms = [
+        Arm(
+            method=method.name,
+            training=replace(training, rule=RULES.get(method.name)),
+            radii=radii.get(method.name, ()),
+            measure=Measure(),
+            first=Measure(surface_points=25) if method.name in ("sgd", "sam") else None,
+        )
+        for method in METHODS
+    ]
+    return Plan(arms=arms, seeds=5, grid_seeds=grid_seeds)
 
 
 PRESETS = {
-    "quick": Plan(
-        training=Training(
+    "quick": plan(
+        Training(
             data=Digits(noise=0.4),
             model=MLP(hidden=(128, 128)),
             optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
@@ -71,10 +69,9 @@ PRESETS = {
             "same": (0.1, 0.2, 0.4, 0.8),
         },
         grid_seeds=2,
-        seeds=5,
     ),
-    "cpu": Plan(
-        training=Training(
+    "cpu": plan(
+        Training(
             data=Mnist(train=20_000, validation=5_000, test=10_000, noise=0.4),
             model=MLP(hidden=(512, 512)),
             optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
@@ -87,10 +84,9 @@ PRESETS = {
             "same": (0.025, 0.05, 0.1, 0.2, 0.4),
         },
         grid_seeds=2,
-        seeds=5,
     ),
-    "paper": Plan(
-        training=Training(
+    "paper": plan(
+        Training(
             data=Mnist(noise=0.4),
             model=SmallConv(width=32, norm="batch"),
             optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=1e-4),
@@ -103,7 +99,6 @@ PRESETS = {
             "same": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
         },
         grid_seeds=3,
-        seeds=5,
     ),
 }
 
@@ -118,56 +113,5 @@ DIFFERENCES = {
 
 
 def runs(plan: Plan) -> Stages:
-    """Yield the grid of radii, then the final runs at the best of them."""
-    outcomes = yield grid_runs(plan) or []
-    yield final_runs(plan, {name: chosen_rho(outcomes or [], name) for name in plan.radii})
-
-
-def count(plan: Plan) -> int:
-    """How many runs there are."""
-    return len(grid_runs(plan)) + plan.seeds * len(METHODS)
-
-
-def grid_runs(plan: Plan) -> list[Run]:
-    """Every radius of every method."""
-    return [
-        run(plan, method, rho=rho, seed=1000 + seed, stage="grid")
-        for method in METHODS
-        for rho in plan.radii.get(method.name, ())
-        for seed in range(plan.grid_seeds)
-    ]
-
-
-def final_runs(plan: Plan, radii: Mapping[str, float]) -> list[Run]:
-    """Every method at its radius, seed by seed."""
-    return [
-        run(plan, method, rho=radii.get(method.name), seed=seed, stage="final")
-        for seed in range(plan.seeds)
-        for method in METHODS
-    ]
-
-
-def run(plan: Plan, method: Method, *, rho: float | None, seed: int, stage: str) -> Run:
-    """One run. The split is the same for all; a seed decides noise, initial weights and order."""
-    member = None
-    if rho is not None:
-        member = Member(name=method.name, rho=rho, settings=RULES[method.name])
-    return Run(
-        method=method.name,
-        label=method.label,
-        stage=stage,
-        training=replace(
-            plan.training,
-            data=replace(plan.training.data, seed=seed),
-            rule=member,
-            seed=seed,
-        ),
-        measure=measure(plan, method, seed) if stage == "final" else None,
-    )
-
-
-def measure(plan: Plan, method: Method, seed: int) -> Measure:
-    """What is measured: a surface, too, for SGD and SAM in the first seed."""
-    if seed == 0 and method.name in ("sgd", "sam"):
-        return replace(plan.measure, surface_points=plan.surface_points)
-    return plan.measure
+    """The grid of radii, then the final runs at the best of them."""
+    yield from stages(plan, METHODS)

@@ -30,6 +30,7 @@ from flatminima.models.shake import Shake, ShakeDrop, true_gradient
 # the residual ones those of torchvision with a 3x3 stem, the others those of pytorchcv 0.0.74.
 SIZES = {
     CifarResNet(depth=18): 11_173_962,
+    CifarResNet(depth=32, width=16): 466_906,  # published: 0.46 million, with plainer shortcuts
     CifarResNet(depth=34): 21_282_122,
     CifarResNet(depth=50): 23_520_842,
     CifarResNet(depth=101): 42_512_970,
@@ -230,7 +231,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (lambda: CifarResNet(depth=20), "depth must be one of 18, 34, 50, 101, 152, got 20"),
+        (lambda: CifarResNet(depth=20), "depth must be one of 18, 32, 34, 50, 101, 152, got 20"),
         (lambda: WideResNet(depth=20), "depth must be 6 n .* 4, such as 16, 28 or 40, got 20"),
         (lambda: WideResNet(width=0), "width must be at least 1, got 0"),
         (lambda: WideResNet(norm="layer"), "norm must be one of batch, group, none, got 'layer'"),

@@ -100,7 +100,9 @@ def test_a_dry_run_shows_the_runs_and_writes_nothing(capsys, tmp_path):
     code, out, _ = said(["run", TINY, "--dry-run", "--folder", str(folder)], capsys)
     assert code == 0
     assert out.count("grid") == 2
-    assert out.endswith("2 runs, 0 of them done. Another 2 depend on how these come out.\n")
+    *_, runs, cost = out.splitlines()
+    assert runs == "2 runs, 0 of them done. Another 2 depend on how these come out."
+    assert " GPU-hours in all, if a GPU does 20 TFLOP/s" in cost
     assert not folder.exists()
 
 

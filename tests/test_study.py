@@ -13,6 +13,7 @@ from rich.console import Console
 from flatminima.data import Mnist
 from flatminima.models import SmallConv
 from flatminima.regions import Region
+from flatminima.study.grid import Arm, Plan, count, final_runs, grid_runs, stages
 from flatminima.study.launch import launch, planned
 from flatminima.study.perform import perform
 from flatminima.study.place import Place
@@ -20,10 +21,11 @@ from flatminima.study.progress import duration
 from flatminima.study.record import Record, read_json
 from flatminima.study.run import Experiment, Outcome, Run, as_json, chosen_rho
 from flatminima.study.study import Study, find, studies
-from flatminima.train import SGD, Diverged, Member
+from flatminima.train import SGD, Diverged, Measure, Member
 
 TINY = Study(Path(__file__).with_name("tiny_study.py"))
 RUN = next(TINY.stages("quick"))[0]
+KEYS = ("b87ba0445aea", "f2e6f739066b", "9a1d61ec6868")
 
 
 def silent():
@@ -257,9 +259,8 @@ def test_a_time_is_as_exact_as_one_wants_to_read_it():
 @pytest.mark.parametrize("preset", ["quick", "cpu", "paper"])
 def test_every_preset_of_the_main_study_builds_its_grid_and_its_final_runs(preset):
     study = find("sgd_vs_sam")
-    plan = study.plan(preset)
     grid = next(study.stages(preset))
-    final = study.module.final_runs(plan, {name: radii[0] for name, radii in plan.radii.items()})
+    final = final_runs(study.plan(preset), study.methods, [])
     keys = {run.key for run in [*grid, *final]}
     assert len(keys) == len(grid) + len(final) == study.count(preset)
     assert not {run.seed for run in grid} & {run.seed for run in final}
@@ -268,7 +269,7 @@ def test_every_preset_of_the_main_study_builds_its_grid_and_its_final_runs(prese
 
 def test_the_methods_of_the_main_study_differ_in_their_rule_alone():
     study = find("sgd_vs_sam")
-    final = study.module.final_runs(study.plan("quick"), {"sam": 0.1, "asam": 1.0, "same": 0.1})
+    final = final_runs(study.plan("quick"), study.methods, [])
     first = [replace(run.training, rule=None) for run in final if run.seed == 0]
     assert len(first) == 4
     assert all(training == first[0] for training in first)
@@ -276,7 +277,7 @@ def test_the_methods_of_the_main_study_differ_in_their_rule_alone():
 
 def test_only_the_first_seed_of_sgd_and_sam_gets_a_surface():
     study = find("sgd_vs_sam")
-    final = study.module.final_runs(study.plan("quick"), {"sam": 0.1, "asam": 1.0, "same": 0.1})
+    final = final_runs(study.plan("quick"), study.methods, [])
     drawn = [(run.method, run.seed) for run in final if run.measure.surface_points]
     assert drawn == [("sgd", 0), ("sam", 0)]
 
@@ -284,6 +285,92 @@ def test_only_the_first_seed_of_sgd_and_sam_gets_a_surface():
 def test_a_record_is_where_its_key_says(tmp_path):
     assert Record(tmp_path, "tiny", RUN).folder == tmp_path / "tiny" / "runs" / RUN.key
     assert isinstance(RUN, Run)
+
+
+def test_the_keys_of_the_main_study_stay_what_they_were():
+    study = find("sgd_vs_sam")
+    grid = next(study.stages("quick"))
+    final = final_runs(study.plan("quick"), study.methods, [])
+    assert (grid[0].key, final[0].key, final[-1].key) == KEYS
+
+
+# ---- the usual study: a grid, then the final runs
+
+
+def arm(method, *, radii=(), case=""):
+    rule = None if method == "sgd" else Member(name=method, rho=0.3)
+    return Arm(method=method, case=case, radii=radii, training=replace(RUN.training, rule=rule))
+
+
+def test_every_arm_has_its_own_grid_and_its_final_runs_take_the_best_of_it():
+    plan = Plan(
+        arms=[
+            arm("sgd", case="a"),
+            arm("sam", radii=(0.1, 0.2), case="a"),
+            arm("sam", radii=(0.1, 0.2), case="b"),
+        ],
+        seeds=2,
+        grid_seeds=1,
+    )
+    both = stages(plan, TINY.methods)
+    grid = next(both)
+    assert [(run.case, run.rho, run.seed) for run in grid] == [
+        ("a", 0.1, 1000),
+        ("a", 0.2, 1000),
+        ("b", 0.1, 1000),
+        ("b", 0.2, 1000),
+    ]
+    best = {"a": 0.2, "b": 0.1}
+    final = both.send(
+        [
+            Outcome(
+                run=run,
+                result={
+                    "status": "done",
+                    "validation_accuracy_last": float(best[run.case] == run.rho),
+                },
+            )
+            for run in grid
+        ]
+    )
+    told = [(run.case, run.method, run.rho) for run in final]
+    assert told == [("a", "sgd", None), ("a", "sam", 0.2), ("b", "sam", 0.1)] * 2
+    assert [run.seed for run in final] == [0, 0, 0, 1, 1, 1]
+    assert len(grid) + len(final) == count(plan)
+
+
+def test_a_single_radius_needs_no_grid():
+    plan = Plan(arms=[arm("sam", radii=(0.7,)), arm("sam", case="its own")], seeds=1)
+    assert grid_runs(plan, TINY.methods) == []
+    assert [run.rho for run in next(stages(plan, TINY.methods))] == [0.7, 0.3]
+
+
+def test_a_grid_of_radii_needs_a_rule():
+    with pytest.raises(ValueError, match=r"radii must be none without a rule, got \(0.1,\)"):
+        arm("sgd", radii=(0.1,))
+
+
+def test_what_is_measured_of_the_first_seed_may_be_more():
+    less, more = Measure(points=3), Measure(points=5)
+    one = replace(arm("sgd"), measure=less, first=more)
+    final = final_runs(Plan(arms=[one], seeds=3), TINY.methods, [])
+    assert [run.measure for run in final] == [more, less, less]
+
+
+def test_training_anew_on_predicted_labels_forgets_which_were_flipped(tmp_path):
+    run = replace(RUN, training=replace(RUN.training, rule=None), rounds=2)
+    perform(run, study="tiny", place=here(tmp_path))
+    rows = (tmp_path / "tiny" / "runs" / run.key / "metrics.jsonl").read_text()
+    assert rows.count('"epoch"') == 2 * 2  # of the last round: the kind and the number, twice
+    assert "noisy_accuracy" not in rows
+    once = replace(run, rounds=1)
+    perform(once, study="tiny", place=here(tmp_path))
+    assert "noisy_accuracy" in (tmp_path / "tiny/runs" / once.key / "metrics.jsonl").read_text()
+
+
+def test_a_run_is_trained_at_least_once():
+    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
+        replace(RUN, rounds=0)
 
 
 # ---- runs that train no network

@@ -26,9 +26,10 @@ class List:
     """List the studies: what each asks, and how long it takes."""
 
     def __call__(self) -> None:
-        """Print every study's name, title and time."""
+        """Print every study's name, title, source and time."""
         for study in studies():
-            print(f"{study.name}\n    {study.title}\n    Time: {study.field('time')}")
+            print(f"{study.name}\n    {study.title}\n    Source: {study.field('source')}")
+            print(f"    Time: {study.field('time')}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,18 +273,22 @@ def _options(command: Command) -> str:
 
 def _show(study: Study, preset: str, place: Place) -> None:
     """Print the runs of a study as far as they are known."""
+    from flatminima.study.cost import Cost, cost, in_words
     from flatminima.study.launch import planned
 
     known = done = 0
+    costs: list[Cost] = []
     for stage in planned(study, preset, place):
         for record in stage:
             mark = "done" if record.ended else "    "
             print(f"{mark}  {record.run.key}  {record.run.stage:5}  {record.run.title}")
+            costs += filter(None, [cost(record.run)])
         known += len(stage)
         done += sum(record.ended for record in stage)
     further = (study.count(preset) or known) - known
     later = f" Another {further} depend on how these come out." if further else ""
     print(f"{known} runs, {done} of them done.{later}")
+    print(in_words(costs, max(known, study.count(preset) or 0)))
 
 
 def _table(study: Study, folder: Path, form: Literal["text", "markdown", "latex", "csv"]) -> str:

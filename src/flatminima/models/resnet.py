@@ -18,6 +18,7 @@ Norm = Literal["group", "batch"]
 Kind = Literal["basic", "bottleneck"]
 DEPTHS: dict[int, tuple[Kind, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
+    32: ("basic", (5, 5, 5)),
     34: ("basic", (3, 4, 6, 3)),
     50: ("bottleneck", (3, 4, 6, 3)),
     101: ("bottleneck", (3, 4, 23, 3)),
@@ -37,7 +38,8 @@ class CifarResNet:
     """
 
     depth: int = 18
-    """18 and 34 have basic blocks, 50, 101 and 152 bottlenecks."""
+    """18, 32 and 34 have basic blocks, 50, 101 and 152 bottlenecks; 32 has three stages and is
+    meant for a width of 16."""
     width: int = 64
     """Channels of the first stage."""
     norm: Norm = "batch"
@@ -65,10 +67,10 @@ class CifarResNet:
 
 
 class ResNet(nn.Module):
-    """A residual network: a 3x3 stem, four stages, global average pooling.
+    """A residual network: a 3x3 stem, three or four stages, global average pooling.
 
     Args:
-        blocks: Blocks in each of the four stages, whose widths double and whose sizes halve.
+        blocks: Blocks in each of the stages, whose widths double and whose sizes halve.
         width: Channels of the first stage.
         classes: Number of classes.
         channels: Channels of the images.

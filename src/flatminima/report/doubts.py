@@ -9,7 +9,7 @@ from flatminima.report.records import Study
 from flatminima.report.setting import flat, mixed
 from flatminima.report.table import Radius, Row, grid, rows
 
-__all__ = ["Doubt", "always", "doubts"]
+__all__ = ["FEW", "Doubt", "always", "doubts", "edges"]
 
 FEW = 3  # seeds; with fewer, an interval by Student's t is mostly the t
 LOOSE = 0.01  # of the eigenvalue; a residual above it says that Lanczos has not converged
@@ -32,7 +32,7 @@ def doubts(study: Study) -> list[Doubt]:
         *_endings(study),
         *_mixtures(study),
         *_seeds(body),
-        *_edges(study),
+        *edges(study),
         *_eigenvalues(body),
         *_differences(study),
         *_comparisons(body),
@@ -90,11 +90,11 @@ def _seeds(body: Sequence[Row]) -> Iterator[Doubt]:
         )
 
 
-def _edges(study: Study) -> Iterator[Doubt]:
+def edges(study: Study) -> Iterator[Doubt]:
     """A chosen radius at the end of its grid."""
     entries = grid(study)
-    for method in study.methods:
-        tried = [entry for entry in entries if entry.method is method]
+    for case, method in ((case, method) for case in study.cases for method in study.methods):
+        tried = [entry for entry in entries if entry.method is method and entry.case == case]
         for entry in (entry for entry in tried if entry.chosen and len(tried) > 1):
             yield from _edge(entry, tried)
             yield from _second(entry, tried)
@@ -105,10 +105,15 @@ def _edge(entry: Radius, tried: Sequence[Radius]) -> Iterator[Doubt]:
     for end, word in ((tried[0], "smallest"), (tried[-1], "largest")):
         if entry is end:
             text = (
-                f"The radius of {entry.method.label}, {entry.rho:g}, is the {word} of its grid: "
+                f"The radius of {_who(entry)}, {entry.rho:g}, is the {word} of its grid: "
                 "the best one may lie outside."
             )
             yield Doubt("Radius at the edge", text)
+
+
+def _who(entry: Radius) -> str:
+    """A method, and in which case."""
+    return f"{entry.method.label} at {entry.case}" if entry.case else entry.method.label
 
 
 def _second(entry: Radius, tried: Sequence[Radius]) -> Iterator[Doubt]:
@@ -117,7 +122,7 @@ def _second(entry: Radius, tried: Sequence[Radius]) -> Iterator[Doubt]:
     top = max(known, key=lambda pair: pair[1], default=(entry, 0.0))[0]
     if top is not entry:
         text = (
-            f"The final runs of {entry.method.label} have radius {entry.rho:g}; "
+            f"The final runs of {_who(entry)} have radius {entry.rho:g}; "
             f"in the grid {top.rho:g} has the best mean validation accuracy."
         )
         yield Doubt("Radius not the best", text)

@@ -43,6 +43,8 @@ class Reading:
     """What stands above the table."""
     claims: Sequence[tuple[str, str]] = ()
     """What was claimed and what was found, pair by pair."""
+    verdict: str = ""
+    """What became of the source's claims, in a few words: "3 agree, 1 no difference"."""
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     """What can be downloaded as CSV: `methods` is the main table, `runs` all runs."""
     marks: Marks = field(default_factory=dict[str, dict[str, float]])

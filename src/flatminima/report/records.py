@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +55,11 @@ class Run:
     """What it left when it ended; None while it is unfinished."""
 
     @property
+    def case(self) -> str:
+        """Under which condition it was carried out, where a study has several; else empty."""
+        return str(self.settings.get("case", ""))
+
+    @property
     def status(self) -> Status:
         """How the run ended, `unfinished` if no complete result says so."""
         return self.result["status"] if self.result else "unfinished"
@@ -92,6 +97,18 @@ class Study:
     def baseline(self) -> Method | None:
         """The method that the others are compared with, if the study names one."""
         return next((method for method in self.methods if method.baseline), None)
+
+    @cached_property
+    def cases(self) -> list[str]:
+        """The conditions under which methods are compared, in the study's order; [""] if one."""
+        keys: Sequence[str] = self.about.get("runs") or []
+        places = {key: place for place, key in enumerate(keys)}
+        runs = sorted(self.runs, key=lambda run: places.get(run.key, len(places)))
+        return list(dict.fromkeys(run.case for run in runs)) or [""]
+
+    def within(self, case: str) -> "Study":
+        """The study with the runs of one case only."""
+        return replace(self, runs=tuple(run for run in self.runs if run.case == case))
 
     @property
     def others(self) -> list[Method]:

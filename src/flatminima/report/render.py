@@ -22,6 +22,8 @@ __all__ = [
     "radius_csv",
     "radius_table",
     "runs_csv",
+    "signed",
+    "spread",
     "table_csv",
     "text",
 ]
@@ -96,12 +98,12 @@ def main_table(study: Study) -> Table:
         "Method": lambda row: row.method.label,
         "n": lambda row: f"{row.n}" if row.n == row.planned else f"{row.n} of {row.planned}",
         "ρ": lambda row: ", ".join(f"{rho:g}" for rho in row.rhos) or ABSENT,
-        "Test accuracy, last epoch (%)": lambda row: _spread(row.last),
-        "Test accuracy, best epoch (%)": lambda row: _spread(row.best),
-        f"Difference to {base} (points)": lambda row: _signed(row.difference),
-        "Training loss": lambda row: _spread(row.train_loss),
-        "λ₁": lambda row: _spread(row.top),
-        "λ₁/λ₅": lambda row: _spread(row.ratio),
+        "Test accuracy, last epoch (%)": lambda row: spread(row.last),
+        "Test accuracy, best epoch (%)": lambda row: spread(row.best),
+        f"Difference to {base} (points)": lambda row: signed(row.difference),
+        "Training loss": lambda row: spread(row.train_loss),
+        "λ₁": lambda row: spread(row.top),
+        "λ₁/λ₅": lambda row: spread(row.ratio),
         "Relative residual": lambda row: _plain(row.residual, ".0e"),
         f"Time per step (× {base})": lambda row: _plain(row.pace, ".2f"),
         "Published": lambda row: row.method.published or ABSENT,
@@ -129,9 +131,9 @@ def _radius_cells(entry: Radius) -> list[Cell]:
     """The cells of one radius."""
     n = entry.accuracy.n if entry.accuracy else 0
     return [
-        Cell(entry.method.label),
+        Cell(", ".join(filter(None, (entry.method.label, entry.case)))),
         Cell(f"{entry.rho:g}"),
-        Cell(_spread(entry.accuracy)),
+        Cell(spread(entry.accuracy)),
         Cell(f"{n}" if n == entry.planned else f"{n} of {entry.planned}"),
         Cell("✓" if entry.chosen else ""),
     ]
@@ -253,7 +255,7 @@ def _ends(value: Interval | None) -> list[float | None]:
     return [value.mean, *((value.low, value.high) if value.half is not None else (None, None))]
 
 
-def _spread(value: Interval | None, digits: int = 1) -> str:
+def spread(value: Interval | None, digits: int = 1) -> str:
     """A mean with half the width of its interval."""
     if value is None:
         return ABSENT
@@ -265,7 +267,7 @@ def _spread(value: Interval | None, digits: int = 1) -> str:
     return f"{value.mean:.{digits}f} ± {value.half:.{digits}f}"
 
 
-def _signed(value: Interval | None) -> str:
+def signed(value: Interval | None) -> str:
     """A difference with its sign and both ends of its interval."""
     if value is None:
         return ABSENT

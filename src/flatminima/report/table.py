@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from flatminima.report.interval import Interval, by_seed
 from flatminima.report.records import Method, Run, Study
 
-__all__ = ["Radius", "Row", "answer", "best", "criterion", "difference", "grid", "listed", "rows"]
+__all__ = [
+    "Radius",
+    "Row",
+    "answer",
+    "best",
+    "criterion",
+    "difference",
+    "ends",
+    "grid",
+    "listed",
+    "rows",
+    "size",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +66,8 @@ class Radius:
 
     method: Method
     """The method."""
+    case: str
+    """The case, where there are several."""
     rho: float
     """The radius."""
     accuracy: Interval | None
@@ -134,11 +148,12 @@ def best(
 
 
 def grid(study: Study) -> list[Radius]:
-    """What the grid says: one entry per method and radius, small radii first."""
+    """What the grid says: one entry per case, method and radius, small radii first."""
     return [
-        _radius(study, method, rho)
+        _radius(part, case, method, rho)
+        for case, part in ((case, study.within(case)) for case in study.cases)
         for method in study.methods
-        for rho in _rhos(study.select(method.name, stage="grid", done=False))
+        for rho in _rhos(part.select(method.name, stage="grid", done=False))
     ]
 
 
@@ -147,13 +162,14 @@ def criterion(study: Study) -> str:
     return study.word("chosen_by") or "validation_accuracy_best"
 
 
-def _radius(study: Study, method: Method, rho: float) -> Radius:
+def _radius(study: Study, case: str, method: Method, rho: float) -> Radius:
     """What the grid runs of a method say about one radius."""
     runs = study.select(method.name, stage="grid", done=False)
     runs = [run for run in runs if run.rho == rho]
     done = [run for run in runs if run.status == "done"]
     return Radius(
         method=method,
+        case=case,
         rho=rho,
         accuracy=_percent(_mean(done, lambda run: run.number(criterion(study)))),
         planned=len(runs),
@@ -210,22 +226,22 @@ def _sentence(study: Study, row: Row) -> str:
     if value.half is None:
         side = "above" if value.mean >= 0 else "below"
         return (
-            f"Undecided: {ours} is {_size(value)} points {side} {theirs} "
+            f"Undecided: {ours} is {size(value)} points {side} {theirs} "
             "in the only seed they share, which gives no interval"
         )
     if not value.decided:
-        mean, _, ends = str(value).partition(" ")
-        return f"No difference between {ours} and {theirs}: {mean} points {ends}, {_seeds(value)}"
+        mean, _, rest = str(value).partition(" ")
+        return f"No difference between {ours} and {theirs}: {mean} points {rest}, {_seeds(value)}"
     verb = "beats" if value.mean > 0 else "loses to"
-    return f"{ours} {verb} {theirs} by {_size(value)} points {_ends(value)}, {_seeds(value)}"
+    return f"{ours} {verb} {theirs} by {size(value)} points {ends(value)}, {_seeds(value)}"
 
 
-def _size(value: Interval) -> str:
+def size(value: Interval) -> str:
     """How large a difference is, without its sign."""
     return str(Interval(mean=abs(value.mean), half=value.half, n=value.n)).split(" ")[0]
 
 
-def _ends(value: Interval) -> str:
+def ends(value: Interval) -> str:
     """The interval of a difference's size."""
     return str(value if value.mean > 0 else value.times(-1)).partition(" ")[2]
 

@@ -1,6 +1,7 @@
 """One run from its settings to its result on disk: what an executor is handed."""
 
 import traceback
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +10,7 @@ from flatminima.study.place import Place
 from flatminima.study.record import Record
 from flatminima.study.run import Experiment, Run
 from flatminima.train import Diverged, Trained, measured, train
+from flatminima.train.evaluate import relabelled
 
 __all__ = ["perform", "summary"]
 
@@ -54,7 +56,11 @@ def _carry_out(run: Experiment, record: Record, place: Place) -> None:
 def _training(run: Run, record: Record, place: Place) -> Json:
     """Train, and measure what came out."""
     parts = loaded(run.training.data, place.data_root).to(place.device)
-    trained = train(run.training, parts, device=place.device, log=record.log, name=f"run {run.key}")
+    name = f"run {run.key}"
+    for _ in range(run.rounds - 1):
+        before = train(run.training, parts, device=place.device, name=name)
+        parts = replace(parts, train=relabelled(before.model, parts.train))
+    trained = train(run.training, parts, device=place.device, log=record.log, name=name)
     if run.measure is None:
         return summary(trained)
     return summary(trained) | measured(trained.model, parts.train, run.measure)

@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from flatminima.study.place import Place
 from flatminima.train import Measure, Training
+from flatminima.train.later import later
 
 __all__ = ["CRITERION", "Experiment", "Outcome", "Run", "Stage", "as_json", "chosen_rho"]
 
@@ -42,6 +43,8 @@ class Experiment(ABC):
     """How tables and figures call that method; the only field that the key leaves out."""
     stage: Stage = "final"
     """Whether it helps to choose a radius (`grid`) or is reported (`final`)."""
+    case: str = later("")
+    """Where methods are compared under several conditions, which: `40 %`; empty for one alone."""
 
     @cached_property
     def key(self) -> str:
@@ -58,7 +61,8 @@ class Experiment(ABC):
         """The run in a few words."""
         rho, seed = getattr(self, "rho", None), getattr(self, "seed", None)
         radius = "" if rho is None else f" rho={rho:g}"
-        return f"{self.label}{radius}" + ("" if seed is None else f" seed {seed}")
+        case = f", {self.case}," if self.case else ""
+        return f"{self.label}{case}{radius}" + ("" if seed is None else f" seed {seed}")
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -89,6 +93,13 @@ class Run(Experiment):
     """What is trained, on what, by what."""
     measure: Measure | None = None
     """What is measured of the trained network; None for nothing."""
+    rounds: int = later(1)
+    """How often it is trained from scratch: from the second time on with the labels that the last
+    network predicts for the training images."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be at least 1, got {self.rounds}.")
 
     @property
     def rho(self) -> float | None:
@@ -121,7 +132,7 @@ class Outcome:
         return self.result.get("status") == "done"
 
 
-def chosen_rho(outcomes: Sequence[Outcome], method: str) -> float:
+def chosen_rho(outcomes: Sequence[Outcome], method: str, case: str = "") -> float:
     """The radius with the best mean validation accuracy over the seeds of a grid.
 
     The accuracy is the one after the last epoch: with noisy labels the best epoch of nearly every
@@ -131,6 +142,7 @@ def chosen_rho(outcomes: Sequence[Outcome], method: str) -> float:
     Args:
         outcomes: The grid, of any methods.
         method: The method to choose for.
+        case: In which case.
 
     Returns:
         The radius.
@@ -138,7 +150,9 @@ def chosen_rho(outcomes: Sequence[Outcome], method: str) -> float:
     Raises:
         RuntimeError: If no radius has all of its runs done.
     """
-    mine = [outcome for outcome in outcomes if outcome.run.method == method]
+    mine = [
+        outcome for outcome in outcomes if outcome.run.method == method and outcome.run.case == case
+    ]
     means: dict[float, float] = {}
     for rho in sorted({outcome.run.rho for outcome in mine if outcome.run.rho is not None}):
         group = [outcome for outcome in mine if outcome.run.rho == rho]

@@ -11,7 +11,7 @@ from flatminima.train.evaluate import Evaluation
 from flatminima.train.loop import Diverged, Trained, train
 from flatminima.train.loss import Loss
 from flatminima.train.measure import Measure, measured
-from flatminima.train.member import Member
+from flatminima.train.member import Member, When
 from flatminima.train.numerics import Numerics
 from flatminima.train.optimizer import SGD, Adam, AdamW
 from flatminima.train.training import Training
@@ -30,6 +30,7 @@ __all__ = [
     "Numerics",
     "Trained",
     "Training",
+    "When",
     "early_stopping",
     "measured",
     "processes",

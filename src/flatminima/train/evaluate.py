@@ -1,6 +1,6 @@
 """How well a network does on a part of the data, in evaluation mode and without side effects."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from flatminima.data import Part
 
-__all__ = ["Evaluation", "Score", "evaluate"]
+__all__ = ["Evaluation", "Score", "evaluate", "relabelled"]
 
 MANY = 100  # classes from which on the five best guesses are counted too
 
@@ -64,11 +64,7 @@ def evaluate(model: nn.Module, part: Part, *, batch_size: int = 1000) -> Score:
     Returns:
         The means over all examples.
     """
-    mode = model.training
-    model.eval()
-    positions = torch.arange(len(part), device=part.labels.device)
-    outputs = torch.cat([model(part.inputs(index)) for index in positions.split(batch_size)])
-    model.train(mode)
+    outputs = _outputs(model, part, batch_size)
     correct = outputs.argmax(1) == part.labels
     noisy = bool(part.flipped.any())
     return Score(
@@ -80,6 +76,34 @@ def evaluate(model: nn.Module, part: Part, *, batch_size: int = 1000) -> Score:
         if outputs.shape[1] >= MANY
         else None,
     )
+
+
+@torch.no_grad()
+def relabelled(model: nn.Module, part: Part, *, batch_size: int = 1000) -> Part:
+    """The same images with the labels that a network predicts for them.
+
+    Training anew on these is the bootstrapping of Foret et al. 2021, arXiv:2010.01412, section 3.3.
+
+    Args:
+        model: The network; its mode is put back.
+        part: The examples, on the network's device.
+        batch_size: How many go through the network at once; changes memory, not the result.
+
+    Returns:
+        The part; these labels are now taken to be true, so that none of them counts as flipped.
+    """
+    labels = _outputs(model, part, batch_size).argmax(1)
+    return replace(part, labels=labels, clean_labels=labels)
+
+
+def _outputs(model: nn.Module, part: Part, batch_size: int) -> Tensor:
+    """What a network in evaluation mode says of every example: (n, classes)."""
+    mode = model.training
+    model.eval()
+    positions = torch.arange(len(part), device=part.labels.device)
+    outputs = torch.cat([model(part.inputs(index)) for index in positions.split(batch_size)])
+    model.train(mode)
+    return outputs
 
 
 def _among_five(outputs: Tensor, labels: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flatminima.data import Part, Parts, batches
+from flatminima.engine.observe import Observer
 from flatminima.models import parameters
 from flatminima.train.average import settled
 from flatminima.train.checkpoint import Checkpoints
@@ -62,6 +63,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     parallel: Parallel = "ddp",
     workers: int = 0,
+    observe: Sequence[Observer] = (),
 ) -> Trained:
     """Train one network.
 
@@ -83,6 +85,7 @@ def train(
         parallel: How several processes share the weights: each has all of them (`ddp`), or they
             are sharded (`fsdp2`).
         workers: Processes that decode image files.
+        observe: What looks on at every step of a rule on whole batches; not part of a checkpoint.
 
     Returns:
         The trained network with its rows.
@@ -102,6 +105,7 @@ def train(
             examples=count,
             device=torch.device(device),
             parallel=parallel,
+            observe=observe,
         )
         here, per_epoch = work.here, training.steps_per_epoch(count)
         if checkpoints and parallel == "fsdp2" and here.count > 1:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flatminima.data.augment import mixed
+from flatminima.train.later import later
 
 __all__ = ["Loss"]
 
@@ -37,8 +38,16 @@ class Loss:
     """Whether labels are mixed with the network's own `soft` probabilities or `hard` choice."""
     trust: float = 0.8
     """The share of the given label in that mixture."""
+    functional: bool = later(False)
+    """Whether a rule's second gradient keeps the first one's gradient at the outputs (functional
+    SAM; with one example per perturbation J-SAM)."""
 
     def __post_init__(self) -> None:
+        if self.functional and self.weight_decay:
+            raise ValueError(
+                f"weight_decay must be 0 in a functional loss, got {self.weight_decay}: the "
+                "displaced pass sees outputs only; give it to the optimizer."
+            )
         for name in ("smoothing", "trust"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")

@@ -61,7 +61,8 @@ def measured(model: nn.Module, part: Part, measure: Measure) -> Result:
         measure: The settings.
 
     Returns:
-        `hessian`, `slice_1d` and, if asked for, `slice_2d`: plain numbers and lists.
+        `gradient_norm`, `hessian`, `slice_1d` and, if asked for, `slice_2d`: plain numbers and
+        lists.
     """
     part = part.take(slice(measure.examples))
 
@@ -72,6 +73,7 @@ def measured(model: nn.Module, part: Part, measure: Measure) -> Result:
     generator = stream(measure.seed)
     one, two = (filter_normalized(w, generator) for _ in range(2))
     result = {
+        "gradient_norm": float(objective.gradient(w).norm()),
         "hessian": _hessian(objective, w, measure),
         "slice_1d": _slice_1d(objective, w, one, measure),
     }

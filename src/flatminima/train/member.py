@@ -7,8 +7,33 @@ from typing import Any
 
 from flatminima.rules import zoo
 from flatminima.rules.rule import Rule
+from flatminima.rules.schedule import periodic, window
+from flatminima.train.later import later
 
-__all__ = ["Member", "members"]
+__all__ = ["Member", "When", "members"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class When:
+    """Settings of the steps at which a rule is followed; at the others the descent is plain."""
+
+    start: float = 0.0
+    """Where in training it begins, as a share of it."""
+    end: float = 1.0
+    """Where it ends; it is not within, except that 1 is the end of training."""
+    every: int = 1
+    """At every so many steps."""
+
+    def __post_init__(self) -> None:
+        self.applied(zoo.sam(), steps=1)  # the rules check the numbers
+
+    def applied(self, rule: Rule, *, steps: int) -> Rule:
+        """The rule at those steps only, of so many in the whole training."""
+        if self.every != 1:
+            rule = periodic(rule, self.every)
+        if (self.start, self.end) != (0.0, 1.0):
+            rule = window(rule, self.start, self.end, steps=steps)
+        return rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +51,8 @@ class Member:
     """The radius."""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The other arguments of that function, by name."""
+    when: When = later(When())
+    """At which steps it is followed."""
 
     def __post_init__(self) -> None:
         if self.name not in members():
@@ -34,9 +61,10 @@ class Member:
             )
         self.build()  # the zoo checks the radius and the settings
 
-    def build(self) -> Rule:
-        """The rule."""
-        return getattr(zoo, self.name)(**self.settings, rho=self.rho)
+    def build(self, steps: int = 1) -> Rule:
+        """The rule, in a training of so many steps."""
+        rule = getattr(zoo, self.name)(**self.settings, rho=self.rho)
+        return self.when.applied(rule, steps=steps)
 
 
 def members() -> list[str]:

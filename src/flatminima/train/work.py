@@ -12,7 +12,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from flatminima.engine.backward import SharpnessAware
-from flatminima.engine.observe import RegionShares
+from flatminima.engine.losses import FunctionalLoss
+from flatminima.engine.observe import Observer, RegionShares
 from flatminima.models.shake import Shake, ShakeDrop, true_gradient
 from flatminima.train.checkpoint import Checkpoints
 from flatminima.train.distributed import Parallel, Processes, whole
@@ -73,6 +74,7 @@ class Work:
         examples: int,
         device: torch.device,
         parallel: Parallel,
+        observe: Sequence[Observer] = (),
     ) -> Self:
         """A network with its optimizer and the rest, before the first step."""
         here, numerics = Processes.now(), training.numerics
@@ -84,11 +86,11 @@ class Work:
         shares = RegionShares(every=per_epoch)
         sharp = training.rule and SharpnessAware(
             model,
-            training.rule.build(),
+            training.rule.build(per_epoch * training.epochs),
             m=training.m,
             engine=training.engine,
             # The shares of one group, or of one process, would not be those of the batch.
-            observe=[shares] if training.m is None and here.count == 1 else [],
+            observe=[shares, *observe] if training.m is None and here.count == 1 else [],
         )
         if here.rank:
             torch.manual_seed(training.seed + here.rank)  # noise of its own
@@ -110,6 +112,8 @@ class Work:
 
     def __post_init__(self) -> None:
         self._mixes = any(isinstance(part, Shake | ShakeDrop) for part in self.net.modules())
+        functional = self.training.loss.functional
+        self._loss_fn = FunctionalLoss(self.outputs, self.criterion) if functional else self.loss
 
     @property
     def epochs(self) -> list[Row]:
@@ -118,13 +122,21 @@ class Work:
 
     def loss(self, x: Tensor, target: Tensor) -> Tensor:
         """The loss of this process's part of a batch."""
+        return self.criterion(self.outputs(x), target)
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """What the network says of this process's part of a batch."""
         if self._mixes:  # the ascent needs a true gradient; later passes see the same tensor again
             true_gradient(self.net, on=self.sharp is not None and x is not self._seen)
             self._seen = x
         numerics = self.training.numerics
         with numerics.autocast(self.device):
             outputs = self.forward(numerics.laid_out(x))
-        loss = self.training.loss.value(numerics.outputs(outputs), target, self.net.parameters())
+        return numerics.outputs(outputs)
+
+    def criterion(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """The loss of those outputs."""
+        loss = self.training.loss.value(outputs, target, self.net.parameters())
         return loss if self._share == 1.0 else loss * self._share
 
     def take_step(self, batch: tuple[Tensor, Tensor], share: float) -> Tensor:
@@ -140,7 +152,7 @@ class Work:
         self._share = share
         self.optimizer.zero_grad()
         if self.sharp:
-            loss = self.sharp.backward(self.loss, *batch, scaler=self.scaler)
+            loss = self.sharp.backward(self._loss_fn, *batch, scaler=self.scaler)
         else:
             loss = self.loss(*batch)
             (self.scaler.scale(loss) if self.scaler else loss).backward()
