@@ -29,7 +29,6 @@ are not measured have their runs, and `flatminima run STUDY --preset paper --dry
 take; a quick preset is a stand-in on small images, so what it shows is no re-run of the source.
 
 """
-ELSEWHERE = {"sgd_vs_sam": "quick, in the README"}
 HEADS = ("Study", "Claim", "Source", "Measured", "Not measured", "Verdict")
 
 
@@ -93,7 +92,7 @@ def index() -> str:
             f"[{study.name}]({study.name}.md)" if linked else study.name,
             study.field("claim"),
             source(study),
-            ", ".join(presets) or ELSEWHERE.get(study.name) or ("see its page" if linked else "–"),
+            ", ".join(presets) or ("see its page" if linked else "–"),
             ", ".join(preset for preset in study.presets if preset not in presets)
             if done or not linked
             else "–",

@@ -128,7 +128,7 @@ class StudyRecord:
             "title": study.title,
             **{name: study.field(name) for name in ("question", "source", "expected", "claim")},
             "preset": preset,
-            "methods": [asdict(method) for method in study.methods],
+            "methods": [asdict(method) for method in study.compared(preset)],
             "chosen_by": CRITERION,
             "differences": list(study.differences(preset)),
             "code": code(),

@@ -111,6 +111,12 @@ class Study:
         count = getattr(self.module, "count", None)
         return count(self.plan(preset)) if count else None
 
+    def compared(self, preset: str) -> Sequence[Method]:
+        """The methods that a preset compares: those of its arms, if it is a list of arms."""
+        arms = getattr(self.plan(preset), "arms", None)
+        named = None if arms is None else {arm.method for arm in arms}
+        return [method for method in self.methods if named is None or method.name in named]
+
     def differences(self, preset: str) -> Sequence[str]:
         """How a preset differs from the setting of the source."""
         return getattr(self.module, "DIFFERENCES", {}).get(preset, ())
