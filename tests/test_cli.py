@@ -111,7 +111,7 @@ def test_a_dry_run_shows_the_runs_and_writes_nothing(capsys, tmp_path):
     [
         ("quick", "Another 20 depend on how these come out."),
         ("cpu", "Another 20 depend on how these come out."),
-        ("paper", "450 runs, 0 of them done."),
+        pytest.param("paper", "450 runs, 0 of them done.", marks=pytest.mark.slow),
     ],
 )
 def test_every_preset_of_the_main_study_can_be_shown(preset, said_last, capsys, tmp_path):

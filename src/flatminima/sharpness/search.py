@@ -124,6 +124,9 @@ class Search:
         """Extend until the residuals are small and `enough` agrees; false if products ran out."""
         basis = self.basis
         pairs = 2 * self.k if self.which == "both" else self.k
+        # To doubt the pairs is to forget what is left of their residuals, so these are half of the
+        # aim by then; undoubted they are measured next, and rounding alone comes between.
+        share = 0.5 if self.risk < 1.0 else 0.95
         while self.products < self.limit and not basis.is_whole:
             if basis.applied == basis.window:
                 self._restart(pairs)
@@ -136,8 +139,7 @@ class Search:
             values, residuals = self.wanted(ritz)
             if self.progress is not None:
                 self.progress(self.products, values, residuals)
-            # Half, because to doubt the pairs is to forget what is left of their residuals.
-            small = float(residuals.max()) <= max(0.5 * self.aim(values), self.floor)
+            small = float(residuals.max()) <= max(share * self.aim(values), self.floor)
             if small and enough(ritz):
                 return True
         return basis.is_whole
