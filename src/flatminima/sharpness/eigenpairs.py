@@ -46,6 +46,7 @@ class Eigenpairs:
     vectors: list[Vector]  # one for each, of norm 1
     residuals: Tensor  # (k,) float64, ||A v - value v||, measured
     errors: Tensor  # (k,) float64, min(residual, residual^2 / gap to the next value), an estimate
+    slack: float  # values nearer than this count as one: between two, one may have been passed over
     missed: float  # bound on the chance that one was overlooked; 1 where that was not looked into
     products: int  # with the operator, one for each pair for the residuals
     converged: bool  # every residual is within the tolerance, and `missed` is within the risk
@@ -60,9 +61,8 @@ class Eigenpairs:
             j: Which one divides, 1 to k.
 
         Returns:
-            The ratio and the largest error that the two residuals allow; infinite if the divisor
-            may be 0. The residuals know of no value that lies between two others within the
-            tolerance: ask for a few pairs more than j.
+            The ratio and the largest error that residuals and slack allow, whichever is larger for
+            each value; infinite if the divisor may be 0.
 
         Raises:
             ValueError: If there is no such eigenvalue.
@@ -72,7 +72,8 @@ class Eigenpairs:
                 raise ValueError(
                     f"{name} must be between 1 and k = {len(self.values)}, got {index}"
                 )
-        (a, b), (r, s) = (pair[[i - 1, j - 1]].tolist() for pair in (self.values, self.residuals))
+        off = self.residuals.clamp(min=self.slack)
+        (a, b), (r, s) = (pair[[i - 1, j - 1]].tolist() for pair in (self.values, off))
         value = a / b if b else math.nan
         if abs(b) <= s:
             return Ratio(value, math.inf)

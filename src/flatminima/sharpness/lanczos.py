@@ -129,15 +129,16 @@ def top_eigenpairs(
         values, residuals = rayleigh(operator, vectors)
     places = order(values, which)
     values, residuals = values[places], residuals[places]
-    small = bool((residuals <= aim(values, which, tolerance, floor)).all())
+    least = aim(values, which, tolerance, floor)
     return Eigenpairs(
         values=values,
         vectors=[vectors[place] for place in places.tolist()],
         residuals=residuals,
         errors=squared_errors(values, residuals, others),
+        slack=max(least, floor),
         missed=missed,
         products=operator.products - before,
-        converged=small and (missed <= risk or backend == "scipy"),
+        converged=bool((residuals <= least).all()) and (missed <= risk or backend == "scipy"),
         which=which,
         seed=seed,
     )
