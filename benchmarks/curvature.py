@@ -22,11 +22,11 @@ The last tables (CPU, shared machine, 1 run; ratios are medians of 7 interleaved
     curvlinops + eigsh         65   3.3e-05     3.7e-07       4              4.11         64
     PyHessian                 134   2.4e-02     3.3e-02       1              1.54         23
 
-    991,338 weights; about 52 to 157 s: 1.3 s for each of 40 to 120 products
+    991,338 weights; about 32 to 94.8 s: 0.79 s for each of 40 to 120 products
     Eigenpairs(0.18151 +- 5e-08, 0.17989 +- 1e-07, 0.17805 +- 9e-08, 0.17209 +- 2e-06, 0.16887
         +- 7e-05; converged after 103 products)
-    Ratio(value=1.0749055424512561, bound=0.00041971268252671834); 87 s
-    peak memory 1.4 GiB
+    Ratio(value=1.0749055424512561, bound=0.0022327274387423657); 75 s
+    peak memory 1.5 GiB
 """
 
 from __future__ import annotations
