@@ -427,6 +427,18 @@ def test_single_precision_agrees_on_smooth_activations(name: str, m: int):
     assert_close(got, expected, 1e-5)
 
 
+@pytest.mark.parametrize("momentum", [0.3, None])
+def test_a_normalisation_that_is_called_twice_sees_the_groups_in_order(momentum: float | None):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(4, momentum=momentum)
+    model = nn.Sequential(nn.Linear(4, 4), norm, nn.Tanh(), norm, nn.Linear(4, CLASSES)).double()
+    other = copy.deepcopy(model)
+    batch = torch.randn(6, 4, dtype=torch.float64), torch.randint(CLASSES, (6,))
+    got = stepped(fm.SharpnessAware(model, fm.sam(0.3), m=2, engine="batched"), model, batch)
+    loop = fm.SharpnessAware(other, fm.sam(0.3), m=2, engine="loop")
+    assert_close(got, stepped(loop, other, batch))
+
+
 @pytest.mark.parametrize("name", ["mlp", "conv, group norm", "residual"])
 @pytest.mark.parametrize("choice", ["rows", "dense"])
 def test_autocast_is_as_close_to_double_precision_as_the_loop(name: str, choice: Any):

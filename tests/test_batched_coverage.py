@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import batches, loss_of, noisy, same_bits, smooth
-from test_batched import EXACT, assert_close, made, stepped
+from test_batched import assert_close, made, stepped
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -399,7 +399,7 @@ def test_any_small_architecture_agrees_with_the_loop(
     other = copy.deepcopy(model)
     got = stepped(fm.SharpnessAware(model, rule, m=m, engine="batched"), model, batch)
     loop = fm.SharpnessAware(other, rule, m=m, engine="loop")
-    assert_close(got, stepped(loop, other, batch), 100 * EXACT)
+    assert_close(got, stepped(loop, other, batch))
 
 
 def test_a_frozen_part_costs_nothing_and_changes_nothing():

@@ -39,7 +39,7 @@ class Facts:
     Args:
         modules: All modules; none where the model is not known.
         names: The name of each parameter, by its index.
-        cumulative: Ids of running means that weigh all batches alike (`momentum=None`).
+        cumulative: Ids of running statistics that weigh all batches alike (`momentum=None`).
     """
 
     modules: list[nn.Module]
@@ -60,9 +60,10 @@ class Facts:
                 for index, param in enumerate(params)
             },
             cumulative=frozenset(
-                id(module.running_mean)
+                id(getattr(module, name))
                 for module in modules
-                if getattr(module, "momentum", 0) is None and hasattr(module, "running_mean")
+                for name in ("running_mean", "running_var")
+                if getattr(module, "momentum", 0) is None and hasattr(module, name)
             ),
         )
 

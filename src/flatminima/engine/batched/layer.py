@@ -97,7 +97,8 @@ class Pass(Protocol):
 
     is_rehearsal: bool
     groups: int
-    cumulative: frozenset[int]  # ids of running means that weigh all batches alike
+    cumulative: frozenset[int]  # ids of running statistics that weigh all batches alike
+    running: dict[int, Any]  # what the calls so far do to running statistics, by their ids
 
     def moves(self, *tensors: object) -> bool:
         """Whether one of them is a parameter that the groups move, or a function of such ones."""

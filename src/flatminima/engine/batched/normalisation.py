@@ -2,9 +2,7 @@
 
 The normalised input is made without the affine map and not recovered from the output, since gamma
 may be 0. Batch normalisation takes its statistics within each group, as the loop over the groups
-does: groups are folded into channels. Its running statistics then move once per group, in order:
-
-    r <- (1 - f)^G r + f sum_j (1 - f)^(G - j) s_j,   j = 1 .. G
+does: groups are folded into channels. What its running statistics make of that is in `running`.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from torch.nn import functional
 from flatminima.engine.batched.elementwise import Affine
 from flatminima.engine.batched.layer import Pass
 from flatminima.engine.batched.layout import Layout
+from flatminima.engine.batched.running import follow
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
 
@@ -103,9 +102,8 @@ def batch_norm(
     else:
         normal, mean, variance = _normal(input, run.layout(input), eps)
         if running_mean is not None and running_var is not None and not run.is_rehearsal:
-            cumulative = id(running_mean) in run.cumulative
-            _follow(running_mean, mean, momentum, cumulative)
-            _follow(running_var, variance, momentum, cumulative)
+            follow(run, running_mean, mean, momentum)
+            follow(run, running_var, variance, momentum)
     affine = Affine(weight, bias, shape=input.shape, channels=True)
     return (
         run.through(affine, normal)
@@ -127,15 +125,3 @@ def _normal(x: Tensor, layout: Layout, eps: float) -> tuple[Tensor, Tensor, Tens
         normal.register_hook(lambda grad: grad.contiguous())
     normal = layout.flat(normal.unflatten(1, (groups, -1)).transpose(0, 1))
     return normal, mean.view(groups, -1), variance.view(groups, -1)
-
-
-@torch.no_grad()
-def _follow(running: Tensor, each: Tensor, momentum: float, cumulative: bool) -> None:
-    """As many updates of a running statistic as there are groups."""
-    count = len(each)
-    if cumulative:  # all batches weigh the same, and `momentum` is one over their number by now
-        running.mul_(1.0 - count * momentum).add_(each.sum(0).to(running.dtype), alpha=momentum)
-        return
-    late = torch.arange(count - 1, -1, -1, device=each.device, dtype=each.dtype)
-    shares = momentum * (1.0 - momentum) ** late
-    running.mul_((1.0 - momentum) ** count).add_((shares @ each).to(running.dtype))

@@ -78,6 +78,8 @@ class Pair:
             tape.refuse(f"take the same branches in every pass, got {tape.count} calls of layers")
         if not proved:
             self._prove(loss)
+        for statistic in tape.running.values():
+            statistic.settle()
         unit = torch.ones_like(loss) if scale is None else scale.detach().to(loss)
         with torch.no_grad():
             gradients = self._gradients(tape, _backward(tape, loss, unit * self.groups))

@@ -76,6 +76,7 @@ class Tape(TorchFunctionMode):
         self.groups = groups
         self.cumulative = subject.cumulative
         self.keys: dict[int, Key] = {id(param): key for key, param in subject.params.items()}
+        self.running: dict[int, Any] = {}
         self.program = Program()
         self.count = 0
         self._alive: list[Tensor] = []  # ids are only good as long as their tensors live
