@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, distributed, nn
 from torch.func import functional_call
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from flatminima.engine.batched.derived import over_groups
@@ -69,7 +71,7 @@ class _Groups:
             named = dict(zip(self.names, weights, strict=True))
             return functional_call(self.module, named, tree_unflatten(leaves, spec))
 
-        with torch.enable_grad():
+        with torch.enable_grad(), _Padding():
             losses = over_groups(loss)(stacked, batched)
             wanted = [weights for weights in stacked if weights.requires_grad]
             found = iter(torch.autograd.grad(losses.sum(), wanted, allow_unused=True))
@@ -89,6 +91,38 @@ class _Groups:
         else:
             each = torch.stack([w if e is None else w + e.to(w.dtype) for e in moves])
         return each.requires_grad_(param.requires_grad)
+
+
+class _Padding(TorchFunctionMode):
+    """Embeddings whose padding gets no gradient, in any group.
+
+    Torch's own rule for them drops the gradient of that row in the first group only.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,  # noqa: ANN401 - torch's own signature
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        if func is functional.embedding:
+            return _embedded(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _embedded(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    *rest: Any,  # noqa: ANN401 - torch's own options
+    **options: Any,  # noqa: ANN401
+) -> Tensor:
+    y = functional.embedding(input, weight, None, *rest, **options)
+    if padding_idx is None:
+        return y
+    padding = input == padding_idx % weight.shape[-2]
+    return torch.where(padding[..., None], y.detach(), y)
 
 
 def mapped(
@@ -117,8 +151,8 @@ def mapped(
         The loss at the weights, detached, and the direction.
 
     Raises:
-        ValueError: If the model is not known, or there is a scaler, another backward pass, an
-            embedding with `padding_idx` or a batch that is no structure of torch's.
+        ValueError: If the model is not known, or there is a scaler, another backward pass or a
+            batch that is no structure of torch's.
         RuntimeError: If there are several processes, or torch cannot map the model.
     """
     if model is None:
@@ -128,10 +162,6 @@ def mapped(
     if distributed.is_available() and distributed.is_initialized():
         raise RuntimeError(
             "engine='vmap' must have the whole batch in one process, got several; leave engine out"
-        )
-    if any(getattr(module, "padding_idx", None) is not None for module in model.modules()):
-        raise ValueError(  # torch then drops the gradient of that row in the first group only
-            "engine='vmap' must have embeddings without padding_idx, got one; leave engine out"
         )
     if any(isinstance(leaf, Mapping) for leaf in tree_leaves(batch)):
         raise ValueError(
