@@ -127,8 +127,12 @@ class Step:
         scale = None if call.scaler is None else call.scaler.scale(unit)
         with eager(), body.buffers.watched():
             ascent = pair.up(lambda: call.loss_fn(*batch), scale, proved=proved)
+        loss, norms, ways = ascent.loss, ascent.norms, [ascent]
+        del (
+            ascent
+        )  # the graph of the second pass alone keeps a layer's taps, until it has used them
         moved = replace(
-            call, loss_fn=lambda *batch: pair.down(lambda: call.loss_fn(*batch), ascent)
+            call, loss_fn=lambda *batch: pair.down(lambda: call.loss_fn(*batch), ways.pop())
         )
         again = noise.again() if body.same_noise else noise.afresh(body.generator)
         with (
@@ -139,7 +143,7 @@ class Step:
         ):
             gradient = passes.answer(HERE)
             direction = passes.delivered(gradient)
-        return ascent.loss, poisoned(direction, ascent.norms.isfinite().all()), ascent.norms
+        return loss, poisoned(direction, norms.isfinite().all()), norms
 
     def without_trace(self) -> ExitStack:
         """Buffers and random state as they were, also for a pass that would move them."""

@@ -111,7 +111,11 @@ class Affine(Layer):
 def _affine(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
     if scale is None:
         return x if shift is None else x + shift
-    return x * scale if shift is None else torch.addcmul(shift, x, scale)
+    if shift is None:
+        return x * scale
+    if scale.requires_grad:  # going backward, addcmul would make x times 1 first
+        return (x * scale).add_(shift)
+    return torch.addcmul(shift, x, scale)
 
 
 # ------------------------------------------------------------------------------ functions of torch

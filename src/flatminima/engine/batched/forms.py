@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Dense", "Form", "Rows", "joined", "scores", "squares", "wide"]
+__all__ = ["Dense", "Form", "Rows", "joined", "norms", "scores", "wide"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,9 @@ class Dense:
     each: Tensor
     c: Tensor | None = None
 
-    def squares(self, t: Tensor | None) -> Tensor:
-        """||t G_j||^2 for each group, accumulated in float32 at least."""
-        scaled = self.each if t is None else self.each * t
-        flat = scaled.reshape(len(scaled), -1)
-        return torch.linalg.vector_norm(flat, dim=1, dtype=wide(flat)).square()
+    def norms(self, t: Tensor | None) -> Tensor:
+        """||t G_j|| for each group, accumulated in float32 at least."""
+        return _lengths(self.each if t is None else self.each * t)
 
     def times(self, c: Tensor, t: Tensor | None) -> Dense:
         """c_j t G_j."""
@@ -141,23 +139,24 @@ def joined(rows: Sequence[Rows]) -> tuple[Rows, ...]:
     )
 
 
-def squares(rows: tuple[Rows, ...], t: Tensor | None) -> Tensor:
-    """||t G_j||^2 of the sum of all rows: <L L^T, R R^T>, cross terms included."""
+def norms(rows: tuple[Rows, ...], t: Tensor | None) -> Tensor:
+    """||t G_j|| of the sum of all rows, from <L L^T, R R^T>, cross terms included."""
     if t is not None:
         rows = tuple(row.scaled(None, t) for row in rows)
     if len(rows) == 1 and rows[0].right.shape[1] == 1:
-        return _inner(rows[0], rows[0])
+        (row,) = rows
+        return _lengths(row.right) if row.is_one_hot else _lengths(row.left) * _lengths(row.right)
     total = torch.stack([_inner(row, row) for row in rows]).sum(0)
     if len(rows) == 2:
         total = total + 2 * _inner(rows[0], rows[1])
-    return total.clamp(min=0)  # rounding may leave a sum of squares that cancel below 0
+    return total.clamp(min=0).sqrt()  # rounding may leave a sum that cancels below 0
 
 
 def scores(x: Tensor, right: Tensor, c: Tensor | None) -> Tensor:
     """c_j X_j R_j^T, (groups, N, n), for `c` of shape (groups, 1, 1)."""
     alone = right.shape[1] == 1
     found = (x * right).sum(-1, keepdim=True) if alone else torch.bmm(x, right.mT)
-    return found if c is None else found * c
+    return found if c is None else found.mul_(c)
 
 
 def wide(tensor: Tensor) -> torch.dtype:
@@ -165,14 +164,14 @@ def wide(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
+def _lengths(each: Tensor) -> Tensor:
+    """The norm of everything that a group has, (groups,)."""
+    flat = each.reshape(len(each), -1)
+    return torch.linalg.vector_norm(flat, dim=1, dtype=wide(flat))
+
+
 def _inner(one: Rows, two: Rows) -> Tensor:
     """<G_j, H_j> for each group."""
-    if one.right.shape[1] == 1 and one is two:
-        right = torch.linalg.vector_norm(one.right, dim=(1, 2), dtype=wide(one.right)).square()
-        if one.is_one_hot:
-            return right
-        left = torch.linalg.vector_norm(one.left, dim=(1, 2), dtype=wide(one.left)).square()
-        return left * right
     rights = torch.bmm(one.right, two.right.mT)
     return (_lefts(one, two) * rights).sum((1, 2), dtype=wide(rights))
 

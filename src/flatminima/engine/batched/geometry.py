@@ -101,8 +101,8 @@ class Geometry:
         """
         sizes = {index: self.t(params[index]) for index in gradients}
         measured = {index: None if self.p == math.inf else t for index, t in sizes.items()}
-        terms = [_squares(form, measured[index]) for index, form in gradients.items()]
-        raw = torch.stack(terms).sum(0).sqrt()
+        lengths = [_norms(form, measured[index]) for index, form in gradients.items()]
+        raw = torch.linalg.vector_norm(torch.stack(lengths), dim=0)
         usable = raw.isfinite() & (raw > 0)
         length = raw if self.normalized and self.p == 2.0 else unit
         if self.p == math.inf:
@@ -127,8 +127,8 @@ class Geometry:
         return tuple(row.scaled(c, t) for row in form)
 
 
-def _squares(form: Form, t: Tensor | None) -> Tensor:
-    return form.squares(t) if isinstance(form, Dense) else forms.squares(form, t)
+def _norms(form: Form, t: Tensor | None) -> Tensor:
+    return form.norms(t) if isinstance(form, Dense) else forms.norms(form, t)
 
 
 def _unwrapped(function: Any) -> tuple[object, dict[str, Any]]:  # noqa: ANN401 - any callable

@@ -46,7 +46,9 @@ class Linear(Layer):
         right = layout.grouped(x).flatten(1, -2).to(b.dtype)
         rows = Rows(left, right, left.shape[2])
         size = (left.shape[1], left.shape[2], right.shape[2])
-        return Tap(dense=rows.dense, rows=lambda: rows, size=size), Tap(dense=lambda: left.sum(1))
+        alone = left.shape[1] == 1  # then the sum over the rows is the row
+        sums = Tap(dense=lambda: left[:, 0] if alone else left.sum(1))
+        return Tap(dense=rows.dense, rows=lambda: rows, size=size), sums
 
     def moved(self, x: Tensor, layout: Layout, *params: Moved | None) -> Tensor:
         """X_j (W + e_j)^T + beta + e'_j."""
