@@ -299,7 +299,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {where}, {options.rounds} interleaved rounds")
     print(
         f"{'model':<12}{'B':>5}{'m':>5}  {'engine':<8}{'min ms':>10}{'median':>10}"
-        f"{'min / SAM':>11}{'ratio to SAM in a round':>21}{'MiB':>8}  auto took, to best"
+        f"{'min / SAM':>11}  SAM in a round   {'MiB':>10}  auto took, to best"
     )
     for name in options.models.split(","):
         measure(name, options)
