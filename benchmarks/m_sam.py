@@ -8,26 +8,25 @@ ratios to plain SAM in the same round with its quartiles, and the peak of live t
 step beyond that of plain SAM. For `auto` the last column names what it took, and how its time
 compares with the best engine's, as a median of ratios within rounds.
 
-Measured at the commit before this line, on 2026-11-27, with torch 2.15.0 and one thread of an x86-64
+Measured at 588b4c2, on 2026-11-27, with torch 2.15.0 and one thread of an x86-64
 CPU that ran other work beside it: `--quick --threads 1 --rounds 15 --models mlp --engines
 loop,batched,auto`. `auto` took the batched engine each time, so its last figure is that of noise.
 
     model           B    m  engine      min ms    median  min / SAM  SAM in a round          MiB
     mlp           128  128  sgd            6.5       7.2       0.41    0.42 [0.41, 0.43]      -0.0
-    mlp           128  128  sam           15.7      17.0       1.00    1.00 [1.00, 1.00]      +0.0
-    mlp           128    1  loop         516.4     668.3      32.84   39.49 [36.99, 43.97]      +7.8
-    mlp           128    1  batched       13.2      15.4       0.84    0.90 [0.85, 1.06]      +0.6
-    mlp           128    1  auto          12.8      13.8       0.81    0.84 [0.80, 0.96]      +0.6  0.93
-    mlp           128    4  loop         150.6     202.1       9.58   12.13 [11.39, 13.62]      +7.8
-    mlp           128    4  batched       13.6      15.7       0.86    0.96 [0.86, 1.02]      +0.6
-    mlp           128    4  auto          13.4      14.9       0.85    0.87 [0.83, 0.93]      +0.6  0.96
-    mlp           128   16  loop          56.7      61.9       3.60    3.65 [3.59, 4.04]      +7.8
-    mlp           128   16  batched       14.0      14.8       0.89    0.87 [0.84, 0.91]      +0.6
-    mlp           128   16  auto          12.8      14.5       0.81    0.85 [0.80, 0.90]      +0.6  0.97
+    mlp           128  128  sam           15.7      17.0       1.00    1.00 [1.00, 1.00]  +0.0
+    mlp           128    1  loop         516.4     668.3      32.84   39.49 [36.99, 43.97]  +7.8
+    mlp           128    1  batched       13.2      15.4       0.84    0.90 [0.85, 1.06]  +0.6
+    mlp           128    1  auto          12.8      13.8       0.81    0.84 [0.80, 0.96]  +0.6  0.93
+    mlp           128    4  loop         150.6     202.1       9.58   12.13 [11.39, 13.62]  +7.8
+    mlp           128    4  batched       13.6      15.7       0.86    0.96 [0.86, 1.02]  +0.6
+    mlp           128    4  auto          13.4      14.9       0.85    0.87 [0.83, 0.93]  +0.6  0.96
+    mlp           128   16  loop          56.7      61.9       3.60    3.65 [3.59, 4.04]  +7.8
+    mlp           128   16  batched       14.0      14.8       0.89    0.87 [0.84, 0.91]  +0.6
+    mlp           128   16  auto          12.8      14.5       0.81    0.85 [0.80, 0.90]  +0.6  0.97
 
-The other models were last measured just before 13400ec, on 2026-11-21, with torch 2.15.0 and one thread of an x86-64 CPU that
-ran other work beside it: `--quick --threads 1`, 3 rounds, so read the minima. Not measured on an
-accelerator.
+The other models were last measured just before 13400ec, on 2026-11-21, on one thread as well:
+`--quick --threads 1`, 3 rounds, so read the minima. Not measured on an accelerator.
 
     model           B    m  engine      min ms    median  min / SAM  med / SAM       MiB  auto took
     resnet18_gn    32   32  sgd           76.8      78.0       0.50       0.46      -0.0
