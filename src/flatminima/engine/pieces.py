@@ -128,9 +128,8 @@ class Step:
         with eager(), body.buffers.watched():
             ascent = pair.up(lambda: call.loss_fn(*batch), scale, proved=proved)
         loss, norms, ways = ascent.loss, ascent.norms, [ascent]
-        del (
-            ascent
-        )  # the graph of the second pass alone keeps a layer's taps, until it has used them
+        # The graph of the second pass alone keeps a layer's taps, until it has used them.
+        del ascent
         moved = replace(
             call, loss_fn=lambda *batch: pair.down(lambda: call.loss_fn(*batch), ways.pop())
         )
