@@ -70,12 +70,14 @@ class Run:
         )
         if self.dry_run:
             return _show(study, self.preset, place)
-        from flatminima.report import page
+        from flatminima.report import page, render
+        from flatminima.report.records import read
         from flatminima.study.launch import launch
 
-        folder = launch(study, self.preset, place, download=self.download)
-        print(_table(study, folder, "text"))
-        print(f"\nReport: {page.write(folder, reader=study.reader)}")
+        records = read(launch(study, self.preset, place, download=self.download))
+        told = page.told(records, study.reader)
+        print(render.text(told.table))
+        print(f"\nReport: {page.write(records, reader=lambda _: told)}")
 
 
 @dataclass(frozen=True, kw_only=True)
