@@ -187,8 +187,8 @@ def result(run: Run, rng: np.random.Generator) -> dict[str, Any]:
     return told
 
 
-def command(words: list[str], folder: Path) -> tuple[float, float]:
-    """Run one command of the user; seconds, and the most memory held, in GB."""
+def command(words: list[str], folder: Path) -> tuple[float, float, float]:
+    """Run one command of the user; seconds, those of the processor, and the most GB it held."""
     code = "from flatminima.cli import main; main()"
     began = time.perf_counter()
     process = subprocess.Popen(
@@ -198,7 +198,8 @@ def command(words: list[str], folder: Path) -> tuple[float, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(words)} ended with code {process.returncode}")
-    return time.perf_counter() - began, used.ru_maxrss * 1024 / 1e9  # kilobytes, on Linux
+    gigabytes = used.ru_maxrss * 1024 / 1e9  # it is in kilobytes, on Linux
+    return time.perf_counter() - began, used.ru_utime + used.ru_stime, gigabytes
 
 
 def main() -> None:
@@ -209,7 +210,9 @@ def main() -> None:
     options = parser.parse_args()
     size = options.runs
     print(f"torch {torch.__version__}, {os.cpu_count()} cores, 1 run of each command")
-    print(f"{'study':<10}{'runs':>7}  {'command':<8}{'seconds':>8}{'GB':>7}{'page, MB':>10}")
+    print(
+        f"{'study':<10}{'runs':>7}  {'command':<8}{'seconds':>8}{'CPU':>7}{'GB':>7}{'page, MB':>10}"
+    )
     here = str(Path(__file__).resolve())
     for name in CASES:
         with tempfile.TemporaryDirectory() as at:
@@ -218,10 +221,10 @@ def main() -> None:
             if not (study / "study.json").exists():
                 simulate(folder, preset)
             for words in (["table", here], ["report", here], ["run", here, "--preset", preset]):
-                seconds, memory = command(words, folder)
+                seconds, work, memory = command(words, folder)
                 told = "" if words[0] == "table" else f"{_megabytes(study / 'report.html'):.2f}"
-                line = f"{name:<10}{size:>7}  {words[0]:<8}{seconds:>8.1f}{memory:>7.2f}{told:>10}"
-                print(line, flush=True)
+                line = f"{name:<10}{size:>7}  {words[0]:<8}{seconds:>8.1f}{work:>7.1f}"
+                print(f"{line}{memory:>7.2f}{told:>10}", flush=True)
 
 
 def _megabytes(file: Path) -> float:

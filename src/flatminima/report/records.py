@@ -1,5 +1,6 @@
 """The records of a study, read from the folder it left."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -8,7 +9,7 @@ from typing import Any, Literal
 
 from flatminima.report.rows import Json, Rows, decoded, logged
 
-__all__ = ["Json", "Method", "Run", "Status", "Study", "read"]
+__all__ = ["Json", "Method", "Run", "Status", "Study", "opened", "read"]
 
 Status = Literal["done", "diverged", "failed", "unfinished"]
 Stage = Literal["final", "grid"]
@@ -71,6 +72,17 @@ class Run:
         return str(self.settings.get("case", ""))
 
     @property
+    def model(self) -> str:
+        """The network in a few words, such as `MLP hidden=64,64`; empty if none was trained."""
+        told: Json = (self.settings.get("training") or {}).get("model") or {}
+        sizes = (
+            f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
+            for name, value in told.items()
+            if name != "type" and value is not None
+        )
+        return " ".join([str(told.get("type", "")), *sizes])
+
+    @property
     def status(self) -> Status:
         """How the run ended, `unfinished` if no complete result says so."""
         return self.result["status"] if self.result else "unfinished"
@@ -87,7 +99,7 @@ class Run:
         return float(value) if isinstance(value, int | float) else None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
     """A study and all of its runs."""
 
@@ -192,7 +204,7 @@ def read(folder: Path | str) -> Study:
         ValueError: If the folder holds no study.
     """
     folder = Path(folder)
-    about = _object(folder / "study.json")
+    about = opened(folder / "study.json")
     if about is None:
         raise ValueError(
             f"folder must hold a readable study.json, got {str(folder)!r}: "
@@ -213,15 +225,16 @@ def read(folder: Path | str) -> Study:
 
 def _runs(folder: Path) -> Iterator[Run]:
     """Yield every run below a folder, by key."""
-    for path in sorted(folder.glob("*/run.json")):
-        settings = _object(path)
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    for path in map(folder.joinpath, names):
+        settings = opened(path / "run.json")
         if settings is not None and {"method", "seed"} <= settings.keys():
-            yield _run(path.parent, settings)
+            yield _run(path, settings)
 
 
 def _run(folder: Path, settings: Json) -> Run:
     """A run from its folder and its settings."""
-    result = _object(folder / "result.json")
+    result = opened(folder / "result.json")
     return Run(
         key=str(settings.get("key", folder.name)),
         stage=settings.get("stage", "final"),
@@ -252,10 +265,10 @@ def _methods(about: Json, runs: Sequence[Run]) -> tuple[Method, ...]:
     return tuple(methods.values())
 
 
-def _object(path: Path) -> Json | None:
+def opened(path: Path) -> Json | None:
     """The JSON object in a file, or None if it is absent, cut off or something else."""
     try:
-        value = decoded(path.read_text(encoding="utf-8"))
+        value = decoded(path.read_bytes().decode("utf-8"))
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None

@@ -4,7 +4,7 @@ Ten thousand runs of a hundred epochs have two million rows, which would not fit
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -79,20 +79,24 @@ def logged(path: Path) -> dict[str, Rows]:
     """The complete rows of a file of JSON objects, by their `kind`; none if there is no file."""
     kinds: dict[str, list[Json]] = {}
     for row in _complete(path):
-        kinds.setdefault(str(row.pop("kind", "")), []).append(row)
+        if isinstance(row, dict):
+            kind = str(row.pop("kind", ""))
+            if kind not in kinds:
+                kinds[kind] = []
+            kinds[kind].append(row)
     return {kind: Rows(rows) for kind, rows in kinds.items()}
 
 
-def _complete(path: Path) -> Iterator[Json]:
-    """Yield the complete lines of a file of JSON objects."""
-    if not path.is_file():
-        return
-    text = path.read_text(encoding="utf-8", errors="replace").rstrip("\n")
+def _complete(path: Path) -> Iterable[Any]:
+    """What the complete lines of a file say in JSON."""
     try:
-        values = decoded(f"[{text.replace(chr(10), ',')}]")  # at once: faster than line by line
+        text = path.read_bytes().decode("utf-8", errors="replace").rstrip("\n")
+    except OSError:
+        return ()
+    try:
+        return decoded(f"[{text.replace(chr(10), ',')}]")  # at once: faster than line by line
     except ValueError:
-        values = map(_line, text.splitlines())
-    yield from (value for value in values if isinstance(value, dict))
+        return map(_line, text.splitlines())
 
 
 def _line(text: str) -> Any:  # noqa: ANN401 - JSON has any shape
