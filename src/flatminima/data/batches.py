@@ -56,7 +56,7 @@ def batches(
         if read is not None:
             pixels = next(read).to(part.labels.device)
         else:
-            pixels = images[index]
+            pixels = images.index_select(0, index)  # copies whole images, as indexing does not
             pixels = pixels if augment is None else augment.pixels(pixels, generator)
         x = part.numbers(pixels)
         if augment is not None:
