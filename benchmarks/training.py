@@ -1,42 +1,53 @@
 """What does the training loop add to forward, backward and step, loading the data included?
 
-    python benchmarks/training.py [--device cuda] [--rounds 12] [--steps 10]
+    python benchmarks/training.py [--device cuda] [--rounds 60]
 
-An epoch of `train` without its evaluation, over the same number of bare steps (forward, backward,
-step) of the same network on one batch that lies ready. Both are interleaved, in changing order;
-reported are the medians of the time per step, their ratio, and the quartiles of the ratios pair by
-pair. `augmented` is cropped, mirrored and cut out of; the others see the images as they are.
+After every step of `train` one bare step is taken (forward, backward, step) of a network of the
+same kind, on a batch that lies ready: the two alternate step by step, so that what else the machine
+does meets both. A step of the loop is everything from one to the next: reading the batch, changing
+its images, the loss, the gradient, the optimizer and the schedule. Reported are the medians of the
+time per step, the median of the ratios pair by pair with its 95 % interval by bootstrap over the
+pairs, their quartiles, the median of the differences (`adds`), and what preparing a batch alone
+takes, the least of as many (`batch`), which `adds` contains. `augmented` is cropped, mirrored and
+cut out of; the others see the images as they are. The network `nothing` has one unit: there the
+difference is hardly blurred, and over the time of any other network it is what the loop adds to it.
 
-The last table (2026-11-27, before crops became one gather; 2 cores, while other programs ran, so
-that the pairs spread far beyond 3 % and it decides nothing; n = 10 rounds):
+The last table (2026-11-27; n = 60 pairs; a machine of 2 cores that others had paused):
 
     torch 2.15.0+cu132, CPU, 2 threads
-    10 interleaved rounds of 6 steps at batch 64; ms a step
-    model                       bare    loop   ratio             pairs
-    resnet18_16               309.38  309.19   0.999    1.026 to 1.437
-    resnet18_16 augmented     240.55  291.44   1.212    0.962 to 1.273
-    conv_32 augmented          63.58   79.18   1.245    1.136 to 2.094
+    60 pairs of steps at batch 64; ms a step
+    model                     bare    loop  ratio   95 % interval       quartiles   adds  batch
+    nothing                   0.79    1.15  1.448  1.425 to 1.462  1.352 to 1.505   0.36   0.11
+    nothing augmented         0.54    1.78  3.308  3.134 to 3.366  3.047 to 3.449   1.23   0.99
+    resnet18_16             207.00  207.19  0.981  0.969 to 1.010  0.921 to 1.068  -3.76   0.10
+    resnet18_16 augmented   233.20  235.45  1.034  0.993 to 1.057  0.961 to 1.085   7.46   0.78
+    conv_32 augmented        36.41   36.52  1.021  1.003 to 1.032  0.959 to 1.050   0.81   0.96
 
-On a GPU it was not measured.
+So the loop adds 0.4 ms, and 1.2 ms with augmented images: 0.2 and 0.5 % of a step of the ResNet,
+3.4 % of one of the small network, whose own ratio is 1.021. Quartiles of the larger networks' pairs
+are 10 % apart, so that their own ratios decide less. On a GPU it was not measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
+from unittest import mock
 
 import torch
 from torch.nn import functional
 
-from flatminima.data import Augment, Part, Parts
-from flatminima.models import CifarResNet, SmallConv
+from flatminima.data import Augment, Part, Parts, batches
+from flatminima.models import MLP, CifarResNet, SmallConv
 from flatminima.train import SGD, Training, train
-from flatminima.train.loop import Trained
 
 BATCH = 64
+WARM = 4  # pairs that are not counted
 
 
 def images(count: int) -> Parts:
@@ -61,39 +72,69 @@ def settings(steps: int) -> dict[str, Training]:
         steps=steps,
         evaluation=Evaluation(examples=1),
     )
+    least = replace(plain, model=MLP(hidden=(1,)))
     return {
+        "nothing": least,
+        "nothing augmented": replace(least, augment=Augment(cutout=16)),
         "resnet18_16": plain,
         "resnet18_16 augmented": replace(plain, augment=Augment(cutout=16)),
         "conv_32 augmented": replace(plain, model=SmallConv(width=32), augment=Augment(cutout=16)),
     }
 
 
-def bare(training: Training, parts: Parts, device: torch.device) -> Callable[[], float]:
-    """Seconds of a bare step, the mean over a run of them."""
+def bare(training: Training, parts: Parts, device: torch.device) -> Callable[[], None]:
+    """A step of nothing but the network and the optimizer, on a batch that lies ready."""
     net = training.model.build(parts.train.shape, parts.classes).to(device).train()
     optimizer = training.optimizer.build(net.parameters())
     part = parts.train.take(slice(BATCH)).to(device)
     x, y = part.inputs(), part.labels
 
-    def measured() -> float:
+    def step() -> None:
+        optimizer.zero_grad()
+        functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+
+    return step
+
+
+def pairs(training: Training, parts: Parts, device: torch.device) -> list[tuple[float, float]]:
+    """Seconds of a bare step and of the step of the loop before it, again and again."""
+    step, found = bare(training, parts, device), []
+    resumed = 0.0
+
+    def after() -> None:
+        nonlocal resumed
+        ended = clock(device)
+        step()
+        found.append((clock(device) - ended, ended - resumed))
+        resumed = clock(device)
+
+    @contextmanager
+    def steps_shown(*_: object) -> Generator[Callable[[], None]]:
+        yield after
+
+    with mock.patch("flatminima.train.loop.steps_shown", steps_shown):
+        train(training, parts, device=device)
+    return found[WARM:]
+
+
+def prepared(training: Training, parts: Parts, device: torch.device) -> float:
+    """The least seconds that it takes to read and change a batch."""
+    order = torch.randperm(len(parts.train)).split(BATCH)
+    read, times = batches(parts.to(device).train, order, training.augment, int), []
+    for _ in order:
         began = clock(device)
-        for _ in range(training.steps or 1):
-            optimizer.zero_grad()
-            functional.cross_entropy(net(x), y).backward()
-            optimizer.step()
-        return (clock(device) - began) / (training.steps or 1)
-
-    return measured
+        next(read)
+        times.append(clock(device) - began)
+    return min(times)
 
 
-def looped(training: Training, parts: Parts, device: torch.device) -> Callable[[], float]:
-    """Seconds of a step of the loop, the mean over an epoch."""
-
-    def measured() -> float:
-        trained: Trained = train(training, parts, device=device)
-        return trained.seconds_per_step
-
-    return measured
+def interval(ratios: list[float], draws: int = 2000) -> tuple[float, float]:
+    """The 95 % interval of the median, by drawing the pairs again with replacement."""
+    chance = random.Random(0)
+    medians = [statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(draws)]
+    cuts = statistics.quantiles(medians, n=40)
+    return cuts[0], cuts[-1]
 
 
 def clock(device: torch.device) -> float:
@@ -105,29 +146,26 @@ def clock(device: torch.device) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=60)
     options = parser.parse_args()
-    device = torch.device(options.device)
+    device, steps = torch.device(options.device), options.rounds + WARM
     threads = f"CPU, {torch.get_num_threads()} threads"
     where = torch.cuda.get_device_name() if device.type == "cuda" else threads
     print(f"torch {torch.__version__}, {where}")
-    print(
-        f"{options.rounds} interleaved rounds of {options.steps} steps at batch {BATCH}; ms a step"
-    )
-    print(f"{'model':<24}{'bare':>8}{'loop':>8}{'ratio':>8}{'pairs':>18}")
-    parts = images(BATCH * options.steps)
-    for name, training in settings(options.steps).items():
-        sides = [bare(training, parts, device), looped(training, parts, device)]
-        rounds = []
-        for turn in range(options.rounds + 1):
-            times = {side: sides[side]() for side in ((0, 1) if turn % 2 else (1, 0))}
-            rounds.append((times[0], times[1]))
-        rounds = rounds[1:]  # the first one warms up
-        base, loop = (statistics.median(side) for side in zip(*rounds, strict=True))
-        low, _, high = statistics.quantiles([b / a for a, b in rounds], n=4)
-        print(f"{name:<24}{1e3 * base:>8.2f}{1e3 * loop:>8.2f}{loop / base:>8.3f}", end="")
-        print(f"{f'{low:.3f} to {high:.3f}':>18}", flush=True)
+    print(f"{options.rounds} pairs of steps at batch {BATCH}; ms a step")
+    print(f"{'model':<22}{'bare':>8}{'loop':>8}{'ratio':>7}{'95 % interval':>16}", end="")
+    print(f"{'quartiles':>16}{'adds':>7}{'batch':>7}")
+    parts = images(BATCH * steps)
+    for name, training in settings(steps).items():
+        timed = pairs(training, parts, device)
+        base, loop = (1e3 * statistics.median(side) for side in zip(*timed, strict=True))
+        ratios = [loop / base for base, loop in timed]
+        least, most = interval(ratios)
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(f"{name:<22}{base:>8.2f}{loop:>8.2f}{middle:>7.3f}", end="")
+        print(f"{f'{least:.3f} to {most:.3f}':>16}{f'{low:.3f} to {high:.3f}':>16}", end="")
+        print(f"{1e3 * statistics.median(two - one for one, two in timed):>7.2f}", end="")
+        print(f"{1e3 * prepared(training, parts, device):>7.2f}", flush=True)
 
 
 if __name__ == "__main__":

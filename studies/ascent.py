@@ -81,7 +81,10 @@ PRESETS = {
         seeds=5,
     ),
 }
-MISSING = "SAM with the second-order term, that is through the ascent, is not here."
+MISSING = (
+    "SAM with the second-order term, that is through the ascent, is not here: a rule is sent "
+    "gradients, not graphs of them."
+)
 DIFFERENCES = {
     "quick": ("A small network on 200 digits, 20 % of the labels wrong.", MISSING),
     "cpu": ("A small network on 10 000 images of MNIST, 20 % of the labels wrong.", MISSING),

@@ -5,7 +5,8 @@ Question: With 20 to 80 % of the labels flipped, which methods end above SGD in 
 Source: Foret et al. 2021, arXiv:2010.01412, section 3.3 and its table of CIFAR-10, for SGD, mixup,
     SAM and bootstrapping; 1-SAM and J-SAM: Baek et al. 2024, "Why is SAM Robust to Label Noise?";
     SANER: Luong et al. 2026, arXiv:2411.17132. Bootstrapping is training anew on the labels that
-    the first network predicts; the loss of Reed et al. 2015 with the same name is another method.
+    the first network predicts, which is our reading of the source's word; the loss of Reed et al.
+    2015 with the same name is another method.
 Expected: every method ends above SGD, SAM above mixup, and bootstrapping adds a little; at the best
     epoch the differences are smaller.
 Claim: SAM's largest gains are under label noise, on par with methods made for it.

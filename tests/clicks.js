@@ -26,8 +26,16 @@ addEventListener("load", async () => {
   click('#landscape [data-view="flat"]');
   await until(() => document.querySelectorAll("#landscape .contourlayer, #landscape .contour").length >= 2);
   told.flat = document.querySelector('#landscape .panels[data-view="deep"]').hidden;
-  for (const selector of ['[data-file="methods"]', "#slice [data-rows]", "#slice [data-svg]"]) click(selector);
-  await until(() => saved.length === 3);
+  const pick = (at, value) => {
+    const select = document.querySelectorAll(".picks select")[at];
+    select.value = value;
+    select.dispatchEvent(new Event("change", { bubbles: true }));
+    return document.querySelectorAll(".runs tbody tr").length;
+  };
+  const names = [...document.querySelectorAll(".picks label")].map((label) => label.firstChild.textContent.trim());
+  told.picks = [names, pick(0, "=sam"), pick(1, "=0.05"), pick(0, ""), pick(1, "")];
+  for (const selector of ['[data-file="methods"]', "#slice [data-rows]", "#slice [data-svg]", "[data-picked]"]) click(selector);
+  await until(() => saved.length === 4);
   told.saved = saved;
   const note = document.createElement("script");
   note.id = "told"; note.type = "application/json"; note.textContent = JSON.stringify(told);

@@ -132,6 +132,10 @@ def test_a_run_ends_with_its_table_and_its_report_which_can_be_had_again(capsys,
     code, again, _ = said(["report", TINY, *place], capsys)
     assert (code, again) == (0, f"{report}\n")
     assert report.is_file()
+    over_all = tmp_path / "index.html"
+    over_all.unlink()
+    assert said(["report", *place], capsys) == (0, f"{over_all}\n", "")
+    assert "tiny_study/report.html" in over_all.read_text(encoding="utf-8")
     marks = {"text": "──", "markdown": "| --- |", "latex": r"\toprule", "csv": "method,n,"}
     for form, mark in marks.items():
         code, table, _ = said(["table", TINY, "--format", form, *place], capsys)

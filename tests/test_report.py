@@ -531,9 +531,12 @@ def test_the_controls_work(whole, tmp_path):
         "legend": [0, 2],
         "camera": 0.4,
         "flat": True,
+        # of 31 runs: SAM's, those of them with the final radius, any with it, all
+        "picks": [["method", "rho", "stage"], 13, 7, 14, 31],
         "saved": [
             ["methods.csv", "blob"],
             ["slice.csv", "blob"],
+            ["runs.csv", "blob"],
             ["slice.svg", "data"],
         ],
     }

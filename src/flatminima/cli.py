@@ -70,12 +70,9 @@ class Run:
         )
         if self.dry_run:
             return _show(study, self.preset, place)
-        from flatminima.report import page
         from flatminima.study.launch import launch
 
-        folder = launch(study, self.preset, place, download=self.download)
-        print(_table(study, folder, "text"))
-        print(f"\nReport: {page.write(folder, reader=study.reader)}")
+        _report(study, launch(study, self.preset, place, download=self.download), table=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,19 +94,21 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write the report of a study: one HTML file that needs no network."""
+    """Write the report of a study: one HTML file that needs no network, and tables for papers."""
 
-    study: Positional[str]
-    """A study that was run."""
+    study: Positional[str | None] = None
+    """A study that was run; without one, only the page over all that were."""
     folder: Path = RESULTS
     """Where records are kept."""
 
     def __call__(self) -> None:
-        """Write the report and print where it is."""
-        from flatminima.report import page
+        """Write the report, or the page over all studies, and print where it is."""
+        if self.study is None:
+            from flatminima.report import index
 
+            return print(index.write(self.folder))
         study = find(self.study)
-        print(page.write(self.folder / study.name, reader=study.reader))
+        _report(study, self.folder / study.name, table=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,6 +288,21 @@ def _show(study: Study, preset: str, place: Place) -> None:
     later = f" Another {further} depend on how these come out." if further else ""
     print(f"{known} runs, {done} of them done.{later}")
     print(in_words(costs, max(known, study.count(preset) or 0)))
+
+
+def _report(study: Study, folder: Path, *, table: bool) -> None:
+    """Write the report of a study and the page over all, and print where it is."""
+    from flatminima.report import index, page, render
+    from flatminima.report.left import leave
+    from flatminima.report.records import read
+
+    records = read(folder)
+    told = page.told(records, study.reader)
+    if table:
+        print(render.text(told.table))
+    place = leave(records, told)
+    index.write(folder.parent)
+    print(f"\nReport: {place}" if table else place)
 
 
 def _table(study: Study, folder: Path, form: Literal["text", "markdown", "latex", "csv"]) -> str:

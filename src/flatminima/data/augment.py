@@ -81,15 +81,15 @@ def cropped(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     Returns:
         The pieces, as large as the images were.
     """
-    count, _, height, width = images.shape
+    count, channels, height, width = images.shape
     wide = torch.nn.functional.pad(images, (padding,) * 4)
     begins = torch.randint(0, 2 * padding + 1, (2, count), generator=generator)
-    top, left = begins.to(images.device)
-    rows = top[:, None] + torch.arange(height, device=images.device)
-    columns = left[:, None] + torch.arange(width, device=images.device)
-    place = rows[:, :, None] * wide.shape[3] + columns[:, None, :]
-    place = place.view(count, 1, -1).expand(-1, images.shape[1], -1)
-    return wide.flatten(2).gather(2, place).view(images.shape)
+    top, left = begins.to(images.device)[:, :, None]
+    rows = (top + torch.arange(height, device=images.device)) * wide.shape[3] + left
+    planes = torch.arange(count * channels, device=images.device) * wide[0, 0].numel()
+    place = planes.view(count, channels, 1) + rows[:, None]
+    lines = wide.flatten().unfold(0, width, 1)  # every run of pixels as long as a line: a view
+    return lines.index_select(0, place.flatten()).view(images.shape)
 
 
 def flipped(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -102,8 +102,9 @@ def flipped(images: Tensor, generator: torch.Generator) -> Tensor:
     Returns:
         The same shape.
     """
-    mirror = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
-    return torch.where(mirror[:, None, None, None], images.flip(3), images)
+    mirror = torch.rand(len(images), generator=generator) < 0.5
+    place = mirror.nonzero()[:, 0].to(images.device)
+    return images.index_copy(0, place, images.index_select(0, place).flip(3))
 
 
 def cut_out(x: Tensor, side: int, generator: torch.Generator) -> Tensor:

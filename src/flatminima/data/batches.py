@@ -53,10 +53,11 @@ def batches(
     for place, index in enumerate(order):
         generator = torch.Generator().manual_seed(seed(place))
         index = index.to(part.labels.device)
-        if read is not None:
+        if isinstance(images, Photos):
+            assert read is not None  # made above
             pixels = next(read).to(part.labels.device)
         else:
-            pixels = images[index]
+            pixels = images.index_select(0, index)  # copies whole images, as indexing does not
             pixels = pixels if augment is None else augment.pixels(pixels, generator)
         x = part.numbers(pixels)
         if augment is not None:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from flatminima.report.curves import Curve, Series, compact, found, seeds
 from flatminima.report.plate import Entry, Panel, Plate
-from flatminima.report.records import Json, Run, Study
+from flatminima.report.records import Run, Study
 from flatminima.report.style import INKS, REGIONS, label_axes, template
 
 __all__ = ["CHANCE", "shares"]
@@ -37,13 +37,15 @@ def shares(study: Study) -> Plate | None:
 def _share(name: str) -> Curve:
     """The curve of one region, in percent; the records count `both_zero` as gentler as well."""
 
-    def share(row: Json) -> float:
-        zero = row.get("both_zero", 0.0)
-        return {"both_zero": zero, "gentler": row["gentler"] - zero}.get(name, row.get(name, 0.0))
+    def column(run: Run, name: str) -> NDArray[np.floating]:
+        return np.nan_to_num(run.regions.column(name))  # absent is none
 
-    def curve(run: Run) -> tuple[list[float], list[float]]:
-        kept = [row for row in run.regions if "gentler" in row]
-        return [row["epoch"] for row in kept], [100 * share(row) for row in kept]
+    def curve(run: Run) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        share = column(run, name)
+        if name == "gentler":
+            share = share - column(run, "both_zero")
+        kept = ~np.isnan(run.regions.column("gentler"))
+        return run.regions.column("epoch")[kept], 100 * share[kept]
 
     return curve
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from flatminima.report.interval import Interval, band
 from flatminima.report.records import Json, Method, Run, Study
@@ -13,6 +13,7 @@ from flatminima.report.style import Stroke, faint, strokes, template
 
 __all__ = [
     "POINTS",
+    "SINGLES",
     "Curve",
     "Series",
     "along_epochs",
@@ -21,12 +22,14 @@ __all__ = [
     "drawing",
     "found",
     "seeds",
+    "shown",
     "thinned",
 ]
 
 Array = NDArray[np.floating]
-Curve = Callable[[Run], tuple[Sequence[float], Sequence[float]]]
+Curve = Callable[[Run], tuple[ArrayLike, ArrayLike]]
 POINTS = 400  # as many as a screen shows along a curve
+SINGLES = 100  # runs that a figure draws one by one, which is more than an eye can tell apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +58,10 @@ class Series:
 def along_epochs(name: str, factor: float = 1.0) -> Curve:
     """The curve of one number per epoch, times a factor for its unit."""
 
-    def curve(run: Run) -> tuple[list[float], list[float]]:
-        kept = [row for row in run.epochs if isinstance(row.get(name), int | float)]
-        return [row["epoch"] for row in kept], [factor * row[name] for row in kept]
+    def curve(run: Run) -> tuple[Array, Array]:
+        values = factor * run.epochs.column(name)
+        known = ~np.isnan(values)
+        return run.epochs.column("epoch")[known], values[known]
 
     return curve
 
@@ -65,7 +69,7 @@ def along_epochs(name: str, factor: float = 1.0) -> Curve:
 def along_result(name: str, across: str, up: str) -> Curve:
     """The curve that a result holds under a name."""
 
-    def curve(run: Run) -> tuple[list[float], list[float]]:
+    def curve(run: Run) -> tuple[ArrayLike, ArrayLike]:
         held: Json = (run.result or {}).get(name) or {}
         return held.get(across, []), held.get(up, [])
 
@@ -98,6 +102,11 @@ def thinned(count: int) -> NDArray[np.integer]:
     return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
 
 
+def shown(groups: Sequence[object]) -> int:
+    """How many runs of each group, from its first on, a figure has room to draw one by one."""
+    return max(1, SINGLES // len(groups))
+
+
 def seeds(curves: Sequence[Series]) -> str:
     """How many seeds the curves are of, as in a caption."""
     counts = sorted({len({run.seed for run in one.runs}) for one in curves})
@@ -117,11 +126,11 @@ def drawing(study: Study, curves: Sequence[Series], *, place: str, form: str) ->
     Returns:
         The figure, its axes still without names.
     """
-    drawn = strokes(study)
+    drawn, few = strokes(study), shown(curves)
     figure = go.Figure(layout={"template": template(), "hovermode": "x unified"})
     figure.add_traces([_band(one, drawn[one.method.name]) for one in curves])
     for one in curves:
-        figure.add_traces(_singles(one, drawn[one.method.name], form))
+        figure.add_traces(_singles(one, drawn[one.method.name], form, few))
     figure.add_traces([_mean(one, drawn[one.method.name], form) for one in curves])
     return figure.update_xaxes(unifiedhovertitle_text=f"{place} %{{x:~g}}")
 
@@ -163,8 +172,8 @@ def _mean(one: Series, stroke: Stroke, form: str) -> go.Scatter:
     )
 
 
-def _singles(one: Series, stroke: Stroke, form: str) -> list[go.Scatter]:
-    """A faint line per run, hidden until it is asked for."""
+def _singles(one: Series, stroke: Stroke, form: str, few: int) -> list[go.Scatter]:
+    """A faint line for each of the first few runs, hidden until it is asked for."""
     return [
         go.Scatter(
             x=compact(one.places),
@@ -178,7 +187,7 @@ def _singles(one: Series, stroke: Stroke, form: str) -> list[go.Scatter]:
             hovertemplate=f"%{{y:{form}}}",
             meta={"single": True},
         )
-        for run, row in one.pairs
+        for run, row in one.pairs[:few]
     ]
 
 

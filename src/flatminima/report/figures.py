@@ -15,6 +15,7 @@ from flatminima.report.curves import (
     drawing,
     found,
     seeds,
+    shown,
 )
 from flatminima.report.interval import Interval
 from flatminima.report.plate import Panel, Plate
@@ -174,9 +175,10 @@ def _plate(
     note: str = "",
 ) -> Plate:
     """Curves with their legend and caption."""
+    few = shown(curves)
     thin = (
         f" Thinned to {POINTS} points." if any(len(one.places) == POINTS for one in curves) else ""
-    )
+    ) + (f" Single runs: {few} each." if any(len(one.runs) > few for one in curves) else "")
     return Plate(
         name=name,
         title=title,

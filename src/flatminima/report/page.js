@@ -163,7 +163,84 @@
     saveText(`${figure.id}.csv`, lines.map((line) => line.map(quote).join(",")).join("\n") + "\n");
   }
 
+  // Every run, by method, network, radius and whatever else there are a few of.
+  const PICKS = ["method", "case", "model", "rho", "stage", "status"];
+  const ROWS = 100;
+  const picked = {};
+  let runs = null;
+
+  function parsed(text) {
+    const cells = /("(?:[^"]|"")*"|[^,\n]*)(,|\n|$)/g;
+    const lines = [[]];
+    for (const [, cell, end] of text.matchAll(cells)) {
+      lines.at(-1).push(cell.startsWith('"') ? cell.slice(1, -1).replace(/""/g, '"') : cell);
+      if (end === "\n") lines.push([]);
+      if (end === "") break;
+    }
+    return lines.filter((line) => line.length > 1);
+  }
+
+  const chosen = () => runs.lines.filter((line) => Object.entries(picked).every(([at, value]) => line[at] === value));
+
+  function element(name, text, parent) {
+    const made = document.createElement(name);
+    made.textContent = text;
+    return parent.appendChild(made);
+  }
+
+  function listRuns() {
+    const lines = chosen();
+    const table = document.querySelector("table.runs");
+    table.replaceChildren();
+    const head = element("tr", "", element("thead", "", table));
+    runs.shown.forEach((at) => { element("th", runs.header[at].replaceAll("_", " "), head).scope = "col"; });
+    const body = element("tbody", "", table);
+    for (const line of lines.slice(0, ROWS)) {
+      const row = element("tr", "", body);
+      runs.shown.forEach((at, place) => {
+        const number = /^-?[\d.]+(e-?\d+)?$/.test(line[at]) && line[at].length > 6 && place > 0;
+        const cell = element(place ? "td" : "th", number ? String(Number(Number(line[at]).toPrecision(4))) : line[at], row);
+        cell.dataset.head = runs.header[at].replaceAll("_", " ");
+      });
+    }
+    const few = lines.length > ROWS ? `, the first ${ROWS} listed` : "";
+    document.querySelector("[data-told=runs]").textContent = `${lines.length} of ${runs.lines.length} runs${few}.`;
+  }
+
+  function startRuns() {
+    const bar = document.querySelector(".picks");
+    if (!bar) return;
+    const [header, ...lines] = parsed(data.files.runs);
+    const shown = header.map((_, at) => at).filter((at) => lines.some((line) => line[at] !== ""));
+    runs = { header, lines, shown };
+    for (const name of PICKS) {
+      const at = header.indexOf(name);
+      const values = [...new Set(lines.map((line) => line[at]))].filter((value) => value !== undefined);
+      if (at < 0 || values.length < 2) continue;
+      const label = element("label", `${name} `, bar);
+      const select = element("select", "", label);
+      select.dataset.pick = at;
+      element("option", "all", select).value = "";
+      if (name === "rho") values.sort((one, other) => one - other);
+      for (const value of values) element("option", value || "none", select).value = `=${value}`;
+    }
+    listRuns();
+  }
+
+  document.addEventListener("change", ({ target }) => {
+    if (!target.matches("[data-pick]")) return;
+    if (target.value) picked[target.dataset.pick] = target.value.slice(1);
+    else delete picked[target.dataset.pick];
+    listRuns();
+  });
+
+  function savePicked() {
+    const quote = (cell) => /[",\n]/.test(cell) ? `"${cell.replace(/"/g, '""')}"` : cell;
+    saveText("runs.csv", [runs.header, ...chosen()].map((line) => line.map(quote).join(",")).join("\n") + "\n");
+  }
+
   const actions = {
+    "[data-picked]": savePicked,
     "[data-filter]": filter,
     "[data-singles]": showSingles,
     "[data-group]": (button) => { toggle(button); refresh(all(".plot[data-drawn]", button.closest("figure"))); },
@@ -204,6 +281,7 @@
 
   const deep = Boolean(document.createElement("canvas").getContext("webgl"));
   async function start() {
+    startRuns();
     for (const figure of all(".plate")) {
       const views = figure.querySelector(".views");
       if (views && !deep) views.hidden = true;

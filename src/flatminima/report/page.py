@@ -29,35 +29,42 @@ __all__ = [
     "machine_in_words",
     "script",
     "time_in_words",
+    "told",
     "write",
 ]
 
+LISTED = 200  # runs that did not end well; with more of them, the CSV of all runs has the rest
 NARROW = {" = ": "\u00a0=\u00a0", " ": "\u00a0"}  # no line is broken at these spaces
 
 
 def write(
-    study_folder: Path | str, out: Path | str | None = None, *, reader: Reader | None = None
+    study: Study | Path | str, out: Path | str | None = None, *, reader: Reader | None = None
 ) -> Path:
     """Write the report of a study as one self-contained HTML file.
 
     Args:
-        study_folder: The folder that holds `study.json` and `runs/`.
+        study: The study, or the folder that holds its `study.json` and `runs/`.
         out: The file to write; `report.html` in the study's folder if None.
         reader: What reads the records; None reads them as a comparison of trainings.
 
     Returns:
         The file.
     """
-    study = read(study_folder)
-    out = Path(study_folder) / "report.html" if out is None else Path(out)
+    study = study if isinstance(study, Study) else read(study)
+    out = study.folder / "report.html" if out is None else Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(html(study, reader and reader(study)), encoding="utf-8")
+    out.write_text(html(study, told(study, reader)), encoding="utf-8")
     return out
+
+
+def told(study: Study, reader: Reader | None) -> Reading:
+    """What a study says, read by its own reader or, without one, as a comparison of trainings."""
+    return reader(study) if reader else comparison(study)
 
 
 def html(study: Study, reading: Reading | None = None) -> str:
     """The report of a study as text; without a reading, that of a comparison of trainings."""
-    reading = reading or comparison(study)
+    reading = reading or told(study, None)
     return (
         environment()
         .get_template("page.html.j2")
@@ -75,6 +82,7 @@ def html(study: Study, reading: Reading | None = None) -> str:
             if criterion(study).endswith("_last")
             else "at each run’s best epoch",
             trouble=[run for run in study.select(done=False) if run.status != "done"],
+            listed=LISTED,
             plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library's own text
             data=script(_payload(reading)),
         )

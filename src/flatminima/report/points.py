@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import plotly.graph_objects as go
 
+from flatminima.report.curves import shown
 from flatminima.report.interval import Interval
 from flatminima.report.plate import Panel, Plate
 from flatminima.report.records import Method, Run, Study
@@ -19,10 +20,12 @@ def differences(study: Study) -> Plate | None:
     if not drawn or study.baseline is None:
         return None
     figure = go.Figure(layout={"template": template(), "hovermode": "closest"})
+    few = shown(drawn)
     for place, row in enumerate(reversed(drawn)):
-        figure.add_traces([_interval(study, row, place), _dots(study, row, place)])
+        figure.add_traces([_interval(study, row, place), _dots(study, row, place, few)])
     _rule(figure, study.baseline, [row.method.label for row in reversed(drawn)])
-    n = _range(row.difference.n for row in drawn if row.difference)
+    counts = [row.difference.n for row in drawn if row.difference]
+    n = _range(counts) + (f", of which {few} are drawn" if max(counts) > few else "")
     caption = (
         "A dot is one seed, trained both ways; the bar is the 95 % interval of their mean. "
         f"{study.baseline.label} is the line at 0. n = {n}."
@@ -79,10 +82,10 @@ def _interval(study: Study, row: Row, place: int) -> go.Scatter:
     )
 
 
-def _dots(study: Study, row: Row, place: int) -> go.Scatter:
-    """A dot per seed, which tells its two runs."""
+def _dots(study: Study, row: Row, place: int, few: int) -> go.Scatter:
+    """A dot for each of the first few seeds, which tells its two runs."""
     colour = strokes(study)[row.method.name].colour
-    pairs = _pairs(study, row.method)
+    pairs = _pairs(study, row.method)[:few]
     return go.Scatter(
         x=[100 * ((accuracy(one) or 0.0) - (accuracy(other) or 0.0)) for one, other in pairs],
         y=[place - 0.16] * len(pairs),

@@ -1,20 +1,19 @@
 """The records of a study, read from the folder it left."""
 
-import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Method", "Run", "Status", "Study", "read"]
+from flatminima.report.rows import Json, Rows, decoded, logged
+
+__all__ = ["Json", "Method", "Run", "Status", "Study", "opened", "read"]
 
 Status = Literal["done", "diverged", "failed", "unfinished"]
 Stage = Literal["final", "grid"]
-Json = dict[str, Any]
-
-# JSON has no such numbers, so records write them as words.
-NUMBERS = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
+NONE = Rows(())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +46,41 @@ class Run:
     """The seed of everything random in it."""
     settings: Json
     """Everything that determines its result, as `run.json` has it."""
-    epochs: Sequence[Json]
-    """One row per epoch."""
-    regions: Sequence[Json]
-    """One row per observed step: the share of the coordinates in each region."""
     result: Json | None
     """What it left when it ended; None while it is unfinished."""
+    folder: Path
+    """Where it was read."""
+
+    @property
+    def epochs(self) -> Rows:
+        """One row per epoch."""
+        return self._logged.get("epoch", NONE)
+
+    @property
+    def regions(self) -> Rows:
+        """One row per observed step: the share of the coordinates in each region."""
+        return self._logged.get("regions", NONE)
+
+    @cached_property
+    def _logged(self) -> Mapping[str, Rows]:
+        """What it logged; read when it is first asked for, since a table needs none of it."""
+        return logged(self.folder / "metrics.jsonl")
 
     @property
     def case(self) -> str:
         """Under which condition it was carried out, where a study has several; else empty."""
         return str(self.settings.get("case", ""))
+
+    @property
+    def model(self) -> str:
+        """The network in a few words, such as `MLP hidden=64,64`; empty if none was trained."""
+        told: Json = (self.settings.get("training") or {}).get("model") or {}
+        sizes = (
+            f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
+            for name, value in told.items()
+            if name != "type" and value is not None
+        )
+        return " ".join([str(told.get("type", "")), *sizes])
 
     @property
     def status(self) -> Status:
@@ -76,7 +99,7 @@ class Run:
         return float(value) if isinstance(value, int | float) else None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
     """A study and all of its runs."""
 
@@ -108,7 +131,23 @@ class Study:
 
     def within(self, case: str) -> "Study":
         """The study with the runs of one case only."""
-        return replace(self, runs=tuple(run for run in self.runs if run.case == case))
+        return self._parts.get(case) or replace(self, runs=())
+
+    @cached_property
+    def _parts(self) -> Mapping[str, "Study"]:
+        """The study by case."""
+        parts: dict[str, list[Run]] = {}
+        for run in self.runs:
+            parts.setdefault(run.case, []).append(run)
+        return {case: replace(self, runs=tuple(runs)) for case, runs in parts.items()}
+
+    @cached_property
+    def _groups(self) -> Mapping[tuple[str, Stage], Sequence[Run]]:
+        """The runs of each method and stage, by seed."""
+        groups: dict[tuple[str, Stage], list[Run]] = {}
+        for run in sorted(self.runs, key=_place):
+            groups.setdefault((run.method, run.stage), []).append(run)
+        return groups
 
     @property
     def others(self) -> list[Method]:
@@ -133,14 +172,18 @@ class Study:
         Returns:
             The runs, by seed.
         """
-        chosen = [
-            run
-            for run in self.runs
-            if (method is None or run.method == method)
-            and (stage is None or run.stage == stage)
-            and (not done or run.status == "done")
+        groups = [
+            runs
+            for (name, when), runs in self._groups.items()
+            if method in (None, name) and stage in (None, when)
         ]
-        return sorted(chosen, key=lambda run: (run.seed, run.key))
+        chosen = [run for runs in groups for run in runs if not done or run.status == "done"]
+        return chosen if len(groups) < 2 else sorted(chosen, key=_place)
+
+
+def _place(run: Run) -> tuple[int, str]:
+    """Where a run stands among others."""
+    return run.seed, run.key
 
 
 def read(folder: Path | str) -> Study:
@@ -161,7 +204,7 @@ def read(folder: Path | str) -> Study:
         ValueError: If the folder holds no study.
     """
     folder = Path(folder)
-    about = _object(folder / "study.json")
+    about = opened(folder / "study.json")
     if about is None:
         raise ValueError(
             f"folder must hold a readable study.json, got {str(folder)!r}: "
@@ -182,16 +225,16 @@ def read(folder: Path | str) -> Study:
 
 def _runs(folder: Path) -> Iterator[Run]:
     """Yield every run below a folder, by key."""
-    for path in sorted(folder.glob("*/run.json")):
-        settings = _object(path)
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    for path in map(folder.joinpath, names):
+        settings = opened(path / "run.json")
         if settings is not None and {"method", "seed"} <= settings.keys():
-            yield _run(path.parent, settings)
+            yield _run(path, settings)
 
 
 def _run(folder: Path, settings: Json) -> Run:
     """A run from its folder and its settings."""
-    rows = list(_rows(folder / "metrics.jsonl"))
-    result = _object(folder / "result.json")
+    result = opened(folder / "result.json")
     return Run(
         key=str(settings.get("key", folder.name)),
         stage=settings.get("stage", "final"),
@@ -199,9 +242,8 @@ def _run(folder: Path, settings: Json) -> Run:
         rho=settings.get("rho"),
         seed=settings["seed"],
         settings=settings,
-        epochs=tuple(row for row in rows if row.get("kind") == "epoch"),
-        regions=tuple(row for row in rows if row.get("kind") == "regions"),
         result=result if result and "status" in result else None,
+        folder=folder,
     )
 
 
@@ -223,35 +265,10 @@ def _methods(about: Json, runs: Sequence[Run]) -> tuple[Method, ...]:
     return tuple(methods.values())
 
 
-def _object(path: Path) -> Json | None:
+def opened(path: Path) -> Json | None:
     """The JSON object in a file, or None if it is absent, cut off or something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_hook=_numbers)
+        value = decoded(path.read_bytes().decode("utf-8"))
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _rows(path: Path) -> Iterator[Json]:
-    """Yield the complete lines of a file of JSON objects."""
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line, object_hook=_numbers)
-        except ValueError:  # cut off while it was written
-            continue
-        if isinstance(row, dict):
-            yield row
-
-
-def _numbers(item: Json) -> Json:
-    """An object with the words `nan` and `inf` turned into the numbers they stand for."""
-    return {name: _number(value) for name, value in item.items()}
-
-
-def _number(value: Any) -> Any:  # noqa: ANN401 - JSON has any shape
-    """A value with non-finite words turned into numbers, inside lists too."""
-    if isinstance(value, list):
-        return [_number(item) for item in value]
-    return NUMBERS.get(value, value) if isinstance(value, str) else value

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from flatminima.report.interval import Interval, decimals
-from flatminima.report.records import Run, Study
+from flatminima.report.records import Study
 from flatminima.report.table import Radius, Row, best, grid, rows
 
 __all__ = [
@@ -228,15 +228,25 @@ def radius_csv(study: Study) -> str:
 
 
 def runs_csv(study: Study, numbers: Sequence[str] = NUMBERS) -> str:
-    """Every run, finished or not, a line each, with some numbers of its result."""
-    header = ["key", "stage", "method", "rho", "seed", "status", *numbers, "error"]
-    return _csv(header, (_run_line(run, numbers) for run in study.select(done=False)))
+    """Every run, finished or not, a line each, with some numbers of its result.
 
+    Args:
+        study: The study.
+        numbers: The names of the numbers.
 
-def _run_line(run: Run, numbers: Iterable[str]) -> list[Any]:
-    """The fields of one run."""
-    fixed = [run.key, run.stage, run.method, run.rho, run.seed, run.status]
-    return [*fixed, *map(run.number, numbers), run.error]
+    Returns:
+        The lines; the case and the network have a column where the runs have any.
+    """
+    every = study.select(done=False)
+    told = {"case": [run.case for run in every], "model": [run.model for run in every]}
+    told = {name: words for name, words in told.items() if any(words)}
+    header = ["key", "stage", "method", *told, "rho", "seed", "status", *numbers, "error"]
+    lines = (
+        [run.key, run.stage, run.method, *(words[place] for words in told.values()), run.rho]
+        + [run.seed, run.status, *map(run.number, numbers), run.error]
+        for place, run in enumerate(every)
+    )
+    return _csv(header, lines)
 
 
 def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:

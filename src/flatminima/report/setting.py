@@ -37,10 +37,9 @@ def mixed(study: Study, method: str) -> dict[str, list[str]]:
 
 def _values(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Every value that each setting has in some runs."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {}
     for run in runs:
         for name, value in flat(run.settings):
             word = value if isinstance(value, str) else json.dumps(value)
-            if word not in found.setdefault(name, []):
-                found[name].append(word)
-    return found
+            found.setdefault(name, {})[word] = None
+    return {name: list(words) for name, words in found.items()}

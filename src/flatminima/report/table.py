@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from flatminima.report.interval import Interval, by_seed
 from flatminima.report.records import Method, Run, Study
@@ -78,9 +79,10 @@ class Radius:
     """Whether the final runs have this radius."""
 
 
-def rows(study: Study) -> list[Row]:
+@lru_cache(maxsize=4)  # the table, the figures and the doubts of a study all ask for them
+def rows(study: Study) -> Sequence[Row]:
     """One row per method, in the order of the study."""
-    return [_row(study, method) for method in study.methods]
+    return tuple(_row(study, method) for method in study.methods)
 
 
 def _row(study: Study, method: Method) -> Row:
@@ -190,7 +192,7 @@ def answer(study: Study) -> str:
     """
     if missing := _missing(study):
         return f"No answer yet: {missing}."
-    first, *rest = [_row(study, method) for method in study.others]
+    first, *rest = [row for row in rows(study) if row.method is not study.baseline]
     return (
         _sentence(study, first)
         + _unfinished(study)

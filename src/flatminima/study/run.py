@@ -95,7 +95,8 @@ class Run(Experiment):
     """What is measured of the trained network; None for nothing."""
     rounds: int = later(1)
     """How often it is trained from scratch: from the second time on with the labels that the last
-    network predicts for the training images."""
+    network predicts for the training images. What Foret et al. 2021 call bootstrapping is read so
+    here; how it was done there, we do not know."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1:

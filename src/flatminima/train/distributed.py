@@ -4,7 +4,7 @@ torchrun starts the processes; `processes` joins them; the loop finds that they 
 """
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,8 +12,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["Parallel", "Processes", "processes", "whole"]
@@ -69,6 +67,8 @@ class Processes:
         if parallel == "ddp":
             cards = [device] if device.type == "cuda" else None
             return DistributedDataParallel(net, device_ids=cards)
+        from torch.distributed.fsdp import fully_shard  # takes long to load, and few need it
+
         mesh = init_device_mesh(device.type, (self.count,))
         for child in net.children():
             if any(True for _ in child.parameters()):
@@ -108,4 +108,5 @@ def processes() -> Generator[str]:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor in one piece, on the CPU; every process must ask."""
     tensor = tensor.detach()
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
+    full: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)  # a DTensor has it
+    return (full() if full else tensor).cpu()

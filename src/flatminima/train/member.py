@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from flatminima.rules import zoo
@@ -67,11 +68,12 @@ class Member:
         return self.when.applied(rule, steps=steps)
 
 
-def members() -> list[str]:
+@cache  # asked for every run of a study
+def members() -> tuple[str, ...]:
     """The names of the members that take a radius, in alphabetical order."""
     functions = inspect.getmembers(zoo, inspect.isfunction)
-    return [
+    return tuple(
         name
         for name, function in functions
         if name in zoo.__all__ and "rho" in inspect.signature(function).parameters
-    ]
+    )
