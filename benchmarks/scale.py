@@ -8,17 +8,17 @@ process of its own, and reports their wall-clock time, the most memory they held
 the page. `one` is a study of four methods under one condition, `several` one of four methods under
 five; `run` finds everything done. This file is the study.
 
-The last table (2026-11-27; n = 1; before rows were read by one call each and processor time was
-noted; a machine of 2 cores with others' programs paused; of each command 3 to 4 s are imports):
+The last table (2026-11-27; n = 1; AMD EPYC, 2 cores, nothing else running; of each command 3 to 4 s
+are imports):
 
     torch 2.15.0+cu132, 2 cores, 1 run of each command
-    study        runs  command  seconds     GB  page, MB
-    one         10000  table       25.3   0.80
-    one         10000  report      18.8   0.82      7.09
-    one         10000  run         23.2   0.83      7.09
-    several     10000  table       22.1   0.80
-    several     10000  report      19.3   0.83      7.10
-    several     10000  run         25.6   0.83      7.10
+    study        runs  command  seconds    CPU     GB  page, MB
+    one         10000  table       17.7   17.7   0.79
+    one         10000  report      17.8   17.7   0.83      7.30
+    one         10000  run         21.9   22.0   0.83      7.30
+    several     10000  table       19.0   18.9   0.77
+    several     10000  report      18.1   18.2   0.83      7.36
+    several     10000  run         21.9   21.9   0.83      7.36
 
 Question: Does a study of ten thousand runs stay readable?
 Source: made by a seeded generator.

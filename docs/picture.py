@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-WIDTH, HEIGHT = 1180, 2700
+WIDTH, HEIGHT = 1180, 2800
 
 
 def main(report: Path, out: Path) -> None:
@@ -31,7 +31,7 @@ def main(report: Path, out: Path) -> None:
             capture_output=True,
         )
         page = Image.open(shot).convert("RGB")
-    top, figures = page.crop((0, 40, WIDTH, 175)), page.crop((0, 1690, WIDTH, 2690))
+    top, figures = page.crop((0, 40, WIDTH, 175)), page.crop((0, 1758, WIDTH, 2758))
     whole = Image.new("RGB", (WIDTH, top.height + figures.height), "white")
     whole.paste(top, (0, 0))
     whole.paste(figures, (0, top.height))
