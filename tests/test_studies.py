@@ -13,7 +13,7 @@ from rich.console import Console
 from test_datasets import write_folder
 
 from flatminima.data import ImageFolder
-from flatminima.models import MLP
+from flatminima.models import MLP, Timm
 from flatminima.report import page
 from flatminima.report.records import Study, read
 from flatminima.study.cost import Cost, cost, gradients, in_words
@@ -107,6 +107,13 @@ def test_the_cost_is_said_in_words():
 @pytest.mark.parametrize("name", NAMES)
 def test_every_run_of_a_paper_preset_has_a_cost(name):
     assert all(cost(run).hours > 0 for run in every_run(find(name), "paper"))
+
+
+def test_the_cost_of_a_network_with_weights_needs_no_file_of_them():
+    training = replace(digits(), model=Timm(name="resnet18", weights="absent.safetensors"))
+    run = Run(method="sgd", label="SGD", training=training)
+    random = replace(training, model=Timm(name="resnet18"))
+    assert cost(run) == cost(replace(run, training=random))
 
 
 # ---------------------------------------------------------------- quick, to the report

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flatminima.data import Cifar10, Cifar100, Data, Digits, FashionMnist, ImageFolder, Mnist, Svhn
 from flatminima.engine.backward import SharpnessAware
-from flatminima.models import Architecture
+from flatminima.models import Architecture, Timm, Torchvision
 from flatminima.study.run import Experiment
 from flatminima.train import SGD, Member, Training
 
@@ -146,6 +146,8 @@ def _sizes(
         return saved
 
     same: Callable[[Tensor], Tensor] = lambda saved: saved  # noqa: E731
+    if isinstance(model, Timm | Torchvision):
+        model = replace(model, weights=None)  # their file need not be here
     with torch.device("meta"):
         net = model.build(shape, classes)
         x = torch.empty(2, *shape)
