@@ -26,7 +26,7 @@ from flatminima.report.records import Study
 from flatminima.sharpness import pac_bayes, worst_case
 from flatminima.study.perform import loaded, summary
 from flatminima.study.place import Place
-from flatminima.study.run import Experiment
+from flatminima.study.run import TrainingExperiment
 from flatminima.study.sources import andriushchenko, digits, mnist
 from flatminima.study.study import Method, Stages
 from flatminima.train import Member, Training, train
@@ -41,27 +41,15 @@ METHODS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bounded(Experiment):
+class Bounded(TrainingExperiment):
     """A training, and bounds on the error of what came out."""
 
-    training: Training
-    """What is trained."""
     radius: float = 0.05
     """Of the ball of the theorem."""
     steps: int = 200
     """Of the optimisation of the certificate."""
     draws: int = 200
     """Networks that the certificate draws."""
-
-    @property
-    def rho(self) -> float | None:
-        """The radius of the training."""
-        return self.training.rule and self.training.rule.rho
-
-    @property
-    def seed(self) -> int:
-        """The seed of the training."""
-        return self.training.seed
 
     def perform(self, place: Place, log: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
         """Train, then bound the error by the theorem and by a certificate."""

@@ -26,7 +26,7 @@ from flatminima.report.render import Cell, Table, runs_csv, signed, spread
 from flatminima.report.verdict import Published, claimed, tally, verdict
 from flatminima.study.perform import loaded, summary
 from flatminima.study.place import Place
-from flatminima.study.run import Experiment
+from flatminima.study.run import TrainingExperiment
 from flatminima.study.sources import digits, geometry, mnist
 from flatminima.study.study import Method, Stages
 from flatminima.train import Member, Training, train
@@ -40,21 +40,8 @@ FOLLOWED = 6  # consecutive steps: the first and five more
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watched(Experiment):
+class Watched(TrainingExperiment):
     """A training whose gradients are watched."""
-
-    training: Training
-    """What is trained."""
-
-    @property
-    def rho(self) -> float | None:
-        """The radius."""
-        return self.training.rule and self.training.rule.rho
-
-    @property
-    def seed(self) -> int:
-        """The seed of the training."""
-        return self.training.seed
 
     def perform(self, place: Place, log: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
         """Train, freeze the steeper set after the first epoch, and follow it from there."""

@@ -26,7 +26,7 @@ from flatminima.report.reading import Reading
 from flatminima.report.records import Study
 from flatminima.study.perform import loaded, summary
 from flatminima.study.place import Place
-from flatminima.study.run import Experiment
+from flatminima.study.run import TrainingExperiment
 from flatminima.study.sources import geometry, mnist, small_digits
 from flatminima.study.study import Method, Stages
 from flatminima.train import Member, Training, train
@@ -41,21 +41,8 @@ METHODS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class United(Experiment):
+class United(TrainingExperiment):
     """A training, and its gradients at three radii afterwards."""
-
-    training: Training
-    """What is trained."""
-
-    @property
-    def rho(self) -> float | None:
-        """The radius of the training; the other three are those of the sets."""
-        return self.training.rule and self.training.rule.rho
-
-    @property
-    def seed(self) -> int:
-        """The seed of the training."""
-        return self.training.seed
 
     def perform(self, place: Place, log: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
         """Train, and compare the steeper sets on the first batch of the training part."""

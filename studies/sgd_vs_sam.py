@@ -12,8 +12,8 @@ Expected: SAM and its relatives end above SGD, under label noise because they me
     labels more slowly; at the best epoch the difference is small. Their largest eigenvalue is
     smaller.
 Claim: SAM generalises better than SGD, also under label noise, and finds flatter minima.
-Time: quick takes 2 minutes on 2 cores. Estimated from single steps: cpu 2 hours on 2 cores. Not yet
-    carried out: cpu, and paper.
+Time: quick took 2.5 minutes on 2 cores. Estimated from single steps: cpu 2 hours on 2 cores. Not
+    yet carried out: cpu, and paper.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,8 @@
 """A run: a frozen record of everything that determines a result, with a key made of it.
 
-`Experiment` is what every run is; `Run` is the training of a network. A study that trains none
-says in a class of its own what one of its runs is and how it is carried out:
+`Experiment` is what every run is; `Run` is the training of a network. A study that does something
+else says in a class of its own what one of its runs is and how it is carried out, and begins with
+`TrainingExperiment` if a network is trained all the same:
 
     @dataclass(frozen=True, kw_only=True)
     class Descent(Experiment):
@@ -27,7 +28,16 @@ from flatminima.study.place import Place
 from flatminima.train import Measure, Training
 from flatminima.train.later import later
 
-__all__ = ["CRITERION", "Experiment", "Outcome", "Run", "Stage", "as_json", "chosen_rho"]
+__all__ = [
+    "CRITERION",
+    "Experiment",
+    "Outcome",
+    "Run",
+    "Stage",
+    "TrainingExperiment",
+    "as_json",
+    "chosen_rho",
+]
 
 Stage = Literal["grid", "final"]
 CRITERION = "validation_accuracy_last"  # after the last epoch, as what a study reports first
@@ -86,11 +96,27 @@ class Experiment(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Experiment):
-    """One training of a study, and what is measured after it."""
+class TrainingExperiment(Experiment):
+    """A run that trains a network, whatever is looked at in it or afterwards."""
 
     training: Training
     """What is trained, on what, by what."""
+
+    @property
+    def rho(self) -> float | None:
+        """The radius of the training; None for plain training."""
+        return self.training.rule.rho if self.training.rule else None
+
+    @property
+    def seed(self) -> int:
+        """The seed of the training."""
+        return self.training.seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(TrainingExperiment):
+    """One training of a study, and what is measured after it."""
+
     measure: Measure | None = None
     """What is measured of the trained network; None for nothing."""
     rounds: int = later(1)
@@ -101,16 +127,6 @@ class Run(Experiment):
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"rounds must be at least 1, got {self.rounds}.")
-
-    @property
-    def rho(self) -> float | None:
-        """The radius; None for plain training."""
-        return self.training.rule.rho if self.training.rule else None
-
-    @property
-    def seed(self) -> int:
-        """The seed of the training."""
-        return self.training.seed
 
     @property
     def about(self) -> Mapping[str, Any]:

@@ -82,7 +82,8 @@ def evaluate(model: nn.Module, part: Part, *, batch_size: int = 1000) -> Score:
 def relabelled(model: nn.Module, part: Part, *, batch_size: int = 1000) -> Part:
     """The same images with the labels that a network predicts for them.
 
-    Training anew on these is the bootstrapping of Foret et al. 2021, arXiv:2010.01412, section 3.3.
+    Training anew on these is how we read the bootstrapping of Foret et al. 2021, arXiv:2010.01412,
+    section 3.3.
 
     Args:
         model: The network; its mode is put back.
