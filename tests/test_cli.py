@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from flatminima import cli
-from flatminima.train.consult import named
+from flatminima.train.consult import consulted, named
+from flatminima.train.member import Member
 
 TINY = str(Path(__file__).with_name("tiny_study.py"))
 OPTIONS = {
@@ -249,7 +250,7 @@ def test_a_patient_that_cannot_be_found_is_a_mistake(words, message, mine, capsy
 )
 def test_what_the_doctor_is_told_has_the_form_of_the_house(settings, message, mine):
     with pytest.raises(ValueError, match=message):
-        cli.Doctor(**settings).findings()
+        consulted(member=Member(name="sam", rho=0.05), **settings)
 
 
 @pytest.mark.parametrize(

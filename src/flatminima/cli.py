@@ -11,7 +11,6 @@ from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
 from flatminima.study.place import ExecutorName, Place, cores
 from flatminima.study.study import Study, find, studies
-from flatminima.train.consult import Doctor
 
 if TYPE_CHECKING:
     from flatminima.measure import Target
@@ -109,6 +108,48 @@ class Report:
             return print(index.write(self.folder))
         study = find(self.study)
         _report(study, self.folder / study.name, table=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Try two steps on your own model and batch, and say what they do to it."""
+
+    model: str | None = None
+    """Where a function without arguments makes the model, as package.module:function; without it,
+    a small network."""
+    batch: str | None = None
+    """Where a function without arguments makes a batch, a tuple; without it, random images of
+    digits for the small network."""
+    loss: str | None = None
+    """Where a function of the model and the batch returns the mean loss; without it, the
+    cross-entropy of model(x) and y."""
+    rule: str = "sam"
+    """A member of the family."""
+    rho: float = 0.05
+    """Its radius."""
+    m: int | None = None
+    """Examples per perturbation; without it, the whole batch."""
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
+    """Cast the model, and what is real in the batch, to this precision."""
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    """How displaced weights of bfloat16 are rounded."""
+
+    def __call__(self) -> None:
+        """Print the report."""
+        from flatminima.train.consult import consulted
+        from flatminima.train.member import Member
+
+        print(
+            consulted(
+                model=self.model,
+                batch=self.batch,
+                loss=self.loss,
+                member=Member(name=self.rule, rho=self.rho),
+                m=self.m,
+                dtype=self.dtype,
+                rounding=self.rounding,
+            )
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,8 +103,9 @@ def flipped(images: Tensor, generator: torch.Generator) -> Tensor:
         The same shape.
     """
     mirror = torch.rand(len(images), generator=generator) < 0.5
-    place = mirror.nonzero()[:, 0].to(images.device)
-    return images.index_copy(0, place, images.index_select(0, place).flip(3))
+    place = torch.arange(len(images)) + len(images) * mirror
+    both = torch.cat((images, images.flip(3)))  # faster than to write into some of them
+    return both.index_select(0, place.to(images.device))
 
 
 def cut_out(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
@@ -125,13 +126,12 @@ def cut_out(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
     top, left = (
         (at * size).long() - side // 2 for at, size in zip(centre, (height, width), strict=True)
     )
-    inside = [
-        (torch.arange(size, device=x.device) >= at[:, None])
-        & (torch.arange(size, device=x.device) < at[:, None] + side)
+    rows, columns = (
+        (torch.arange(size, device=x.device) - at[:, None]).div(side, rounding_mode="floor") == 0
         for at, size in ((top, height), (left, width))
-    ]
-    square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
-    return x.masked_fill(square, 0.0)
+    )
+    square = rows.to(x.dtype)[:, None, :, None] * columns.to(x.dtype)[:, None, None, :]
+    return x * (1 - square)  # faster than to fill by a mask that is spread over the channels
 
 
 def by_policy(images: Tensor, policy: Policy, generator: torch.Generator) -> Tensor:

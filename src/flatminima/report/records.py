@@ -268,7 +268,7 @@ def _methods(about: Json, runs: Sequence[Run]) -> tuple[Method, ...]:
 def opened(path: Path) -> Json | None:
     """The JSON object in a file, or None if it is absent, cut off or something else."""
     try:
-        value = decoded(path.read_bytes().decode("utf-8"))
+        value = decoded(path.read_bytes())
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None

@@ -3,12 +3,12 @@
 Ten thousand runs of a hundred epochs have two million rows, which would not fit otherwise.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 __all__ = ["Json", "Rows", "decoded", "logged"]
@@ -66,10 +66,10 @@ class Rows(Sequence[Json]):
 
 def _table(rows: Sequence[Json], names: Sequence[str]) -> NDArray[np.float64] | None:
     """The rows as one array, if they have the same names and hold numbers alone."""
-    if any(row.keys() != rows[0].keys() for row in rows):
+    if any(tuple(row) != names for row in rows):
         return None
     try:
-        table = np.array([[row[name] for name in names] for row in rows])
+        table = np.array([tuple(row.values()) for row in rows])
     except ValueError:  # lists that differ in length
         return None
     return table.astype(float) if table.ndim == 2 and table.dtype.kind in "fi" else None
@@ -80,26 +80,23 @@ def logged(path: Path) -> dict[str, Rows]:
     kinds: dict[str, list[Json]] = {}
     for row in _complete(path):
         if isinstance(row, dict):
-            kind = str(row.pop("kind", ""))
-            if kind not in kinds:
-                kinds[kind] = []
-            kinds[kind].append(row)
+            kinds.setdefault(str(row.pop("kind", "")), []).append(row)
     return {kind: Rows(rows) for kind, rows in kinds.items()}
 
 
 def _complete(path: Path) -> Iterable[Any]:
     """What the complete lines of a file say in JSON."""
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace").rstrip("\n")
+        text = path.read_bytes().rstrip(b"\n")
     except OSError:
         return ()
     try:
-        return decoded(f"[{text.replace(chr(10), ',')}]")  # at once: faster than line by line
+        return decoded(b"[" + text.replace(b"\n", b",") + b"]")  # faster than line by line
     except ValueError:
         return map(_line, text.splitlines())
 
 
-def _line(text: str) -> Any:  # noqa: ANN401 - JSON has any shape
+def _line(text: bytes) -> Any:  # noqa: ANN401 - JSON has any shape
     """What a line says; None if it was cut off while it was written."""
     try:
         return decoded(text)
@@ -107,19 +104,16 @@ def _line(text: str) -> Any:  # noqa: ANN401 - JSON has any shape
         return None
 
 
-def decoded(text: str) -> Any:  # noqa: ANN401 - JSON has any shape
+def decoded(text: bytes) -> Any:  # noqa: ANN401 - JSON has any shape
     """What a text in JSON says, the words `nan` and `inf` as the numbers they stand for."""
-    words = 'nan"' in text or 'inf"' in text
-    return json.loads(text, object_hook=_numbers if words else None)
-
-
-def _numbers(item: Json) -> Json:
-    """An object with the words `nan` and `inf` turned into the numbers they stand for."""
-    return {name: _number(value) for name, value in item.items()}
+    value = orjson.loads(text)
+    return _number(value) if b'nan"' in text or b'inf"' in text else value
 
 
 def _number(value: Any) -> Any:  # noqa: ANN401 - JSON has any shape
-    """A value with non-finite words turned into numbers, inside lists too."""
+    """A value with non-finite words turned into numbers, inside objects and lists too."""
+    if isinstance(value, dict):
+        return {name: _number(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_number(item) for item in value]
     return NUMBERS.get(value, value) if isinstance(value, str) else value

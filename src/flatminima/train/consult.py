@@ -7,80 +7,70 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flatminima.engine.backward import SharpnessAware
+from flatminima.engine.backward import Rounding, SharpnessAware
 from flatminima.engine.doctor import Findings, doctor
 from flatminima.models.mlp import mlp
 from flatminima.train.member import Member
 
-__all__ = ["Doctor", "named"]
+__all__ = ["consulted", "named"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Doctor:
-    """Try two steps on your own model and batch, and say what they do to it."""
+def consulted(
+    *,
+    model: str | None = None,
+    batch: str | None = None,
+    loss: str | None = None,
+    member: Member,
+    m: int | None = None,
+    dtype: str | None = None,
+    rounding: Rounding = "nearest",
+) -> Findings:
+    """What two steps on a batch do to a model.
 
-    model: str | None = None
-    """Where a function without arguments makes the model, as package.module:function; without it,
-    a small network."""
-    batch: str | None = None
-    """Where a function without arguments makes a batch, a tuple; without it, random images of
-    digits for the small network."""
-    loss: str | None = None
-    """Where a function of the model and the batch returns the mean loss; without it, the
-    cross-entropy of model(x) and y."""
-    rule: str = "sam"
-    """A member of the family."""
-    rho: float = 0.05
-    """Its radius."""
-    m: int | None = None
-    """Examples per perturbation; without it, the whole batch."""
-    dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
-    """Cast the model, and what is real in the batch, to this precision."""
-    rounding: Literal["nearest", "stochastic"] = "nearest"
-    """How displaced weights of bfloat16 are rounded."""
+    Args:
+        model: Where a function without arguments makes the model, as `package.module:function`;
+            None takes a small network.
+        batch: Where a function without arguments makes a batch, a tuple; None takes random images
+            of digits for the small network.
+        loss: Where a function of the model and the batch returns the mean loss; None takes the
+            cross-entropy of `model(x)` and `y`.
+        member: The rule.
+        m: Examples per perturbation; None takes the whole batch.
+        dtype: The precision, by torch's name, that the model and what is real in the batch are
+            cast to; None leaves them.
+        rounding: How displaced weights of bfloat16 are rounded.
 
-    def __call__(self) -> None:
-        """Print the report."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # its doubts are in the report
-            print(self.findings())
+    Returns:
+        The findings; print them.
 
-    def findings(self) -> Findings:
-        """What the doctor finds.
-
-        Returns:
-            The findings; print them.
-
-        Raises:
-            ValueError: If a name leads nowhere, or a model comes without a batch.
-        """
-        if (self.model is None) != (self.batch is None):
-            raise ValueError(
-                f"batch must come with model, got model={self.model} and batch={self.batch}."
-            )
-        torch.manual_seed(0)
-        model: nn.Module = _small() if self.model is None else named(self.model)()
-        batch: Any = _digits() if self.batch is None else named(self.batch)()
-        loss = _cross_entropy if self.loss is None else named(self.loss)
-        if not isinstance(model, nn.Module):
-            raise ValueError(f"model must make a torch.nn.Module, got {type(model).__name__}.")
-        if not isinstance(batch, tuple | list):
-            raise ValueError(f"batch must make a tuple, got {type(batch).__name__}.")
-        batch = tuple(batch)
-        if self.dtype is not None:
-            dtype: torch.dtype = getattr(torch, self.dtype)
-            model = model.to(dtype)
-            batch = tuple(_cast(item, dtype) for item in batch)
-        rule = Member(name=self.rule, rho=self.rho).build()
-        sharp = SharpnessAware(model, rule, m=self.m, rounding=self.rounding)
-        return doctor(model, sharp, lambda *batch: loss(model, *batch), batch)
+    Raises:
+        ValueError: If a name leads nowhere, or a model comes without a batch.
+    """
+    if (model is None) != (batch is None):
+        raise ValueError(f"batch must come with model, got model={model} and batch={batch}.")
+    torch.manual_seed(0)
+    network: nn.Module = _small() if model is None else named(model)()
+    examples: Any = _digits() if batch is None else named(batch)()
+    mean_loss = _cross_entropy if loss is None else named(loss)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"model must make a torch.nn.Module, got {type(network).__name__}.")
+    if not isinstance(examples, tuple | list):
+        raise ValueError(f"batch must make a tuple, got {type(examples).__name__}.")
+    examples = tuple(examples)
+    if dtype is not None:
+        precision: torch.dtype = getattr(torch, dtype)
+        network = network.to(precision)
+        examples = tuple(_cast(item, precision) for item in examples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # its doubts are in the findings
+        sharp = SharpnessAware(network, member.build(), m=m, rounding=rounding)
+        return doctor(network, sharp, lambda *batch: mean_loss(network, *batch), examples)
 
 
 def named(place: str) -> Callable[..., Any]:
