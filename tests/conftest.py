@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -49,3 +50,7 @@ def seed() -> int:
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.config.getoption("--device"))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # the tests themselves are many: no search for garbage needs to pass through them

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from family import FAMILY, LR, Case
 from torch import nn
@@ -61,6 +62,12 @@ def chosen() -> list[Case]:
 
 
 MEMBERS = chosen()
+# The whole list of settings; those that are not a member's first ones are for the slow suite.
+every_case = pytest.mark.parametrize(
+    "case",
+    [case if case in MEMBERS else pytest.param(case, marks=pytest.mark.slow) for case in FAMILY],
+    ids=str,
+)
 
 
 def sharpness_aware(

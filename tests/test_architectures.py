@@ -65,7 +65,7 @@ SMALL = [
 @pytest.mark.parametrize(
     ("settings", "size"),
     [
-        pytest.param(*row, marks=pytest.mark.slow if row[0].depth > 101 else ())
+        pytest.param(*row, marks=pytest.mark.slow if row[0].depth > 50 else ())
         for row in SIZES.items()
     ],
     ids=str,
@@ -111,7 +111,7 @@ def test_every_network_is_built_for_other_images_and_classes(settings):
     assert all(param.grad is not None for param in model.parameters())
 
 
-@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
 def test_the_residual_network_is_the_one_of_torchvision_but_for_the_stem(depth):
     ours = CifarResNet(depth=depth, width=64).build((3, 32, 32), 10)
     theirs = getattr(torchvision.models, f"resnet{depth}")(num_classes=10)

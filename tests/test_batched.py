@@ -268,8 +268,16 @@ def compare(name: str, m: int, rule: Any = None, examples: int = EXAMPLES, **opt
     assert_close(got, expected)
 
 
-@pytest.mark.parametrize("choice", ["rows", "dense"])
-@pytest.mark.parametrize("m", [1, pytest.param(3, marks=pytest.mark.slow), 4, EXAMPLES])
+def slow(value: Any) -> Any:
+    """A value that is tried in the slow suite only."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+every_choice = pytest.mark.parametrize("choice", ["rows", slow("dense")])
+
+
+@every_choice
+@pytest.mark.parametrize("m", [1, slow(3), 4, slow(EXAMPLES)])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_batched_engine_is_the_loop(name: str, m: int, choice: Any):
     with forced(choice):
@@ -289,9 +297,9 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize("choice", ["rows", "dense"])
+@every_choice
 @pytest.mark.parametrize("name", ["mlp", "residual", "conv, group norm", "language, tied"])
-@pytest.mark.parametrize("m", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("m", [1, slow(4)])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: repr(rule).partition(" =")[0])
 def test_every_geometry_is_the_loops(rule: Any, m: int, name: str, choice: Any):
     with forced(choice):
@@ -409,7 +417,7 @@ SMOOTH = [
 
 
 @pytest.mark.parametrize("name", SMOOTH)
-@pytest.mark.parametrize("m", [1, 3, 4, 16])
+@pytest.mark.parametrize("m", [1, slow(3), 4, slow(16)])
 def test_single_precision_agrees_on_smooth_activations(name: str, m: int):
     model, batch = made(name, 35 if m == 16 else EXAMPLES)
     for layer in list(model.modules()):

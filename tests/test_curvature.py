@@ -139,7 +139,10 @@ def test_building_any_operator_costs_no_pass() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # torch's own
-@pytest.mark.parametrize("kind", ["forward_over_reverse", "finite_differences"])
+@pytest.mark.parametrize(
+    "kind",
+    ["finite_differences", pytest.param("forward_over_reverse", marks=pytest.mark.slow)],
+)
 def test_the_other_ways_to_a_hessian_agree(kind) -> None:
     model, _, _, batches = small()
     f, w = Objective.of_model(model, lambda x, y: F.cross_entropy(model(x), y), batches)

@@ -82,6 +82,7 @@ def test_gradient_descent_and_n_sam_have_the_published_losses():
         assert (np.diff(end.test_loss[0, np.isclose(gamma, step / D)]) > 0).all()
 
 
+@pytest.mark.slow
 def test_1_sam_has_the_published_losses_and_gains_with_every_radius():
     rho, gamma, losses = flat(ONE_SAM)
     end = diagonal_linear(DATA, rho=rho, gamma=gamma, m=1, doubled=True)

@@ -29,6 +29,13 @@ import flatminima
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+LONG = {
+    "sam_in_ten_lines.py",  # imports scikit-learn
+    *("ddp.py", "fsdp2.py"),  # these start two processes
+    *("two_valleys.py", "pac_bayes_of_a_small_net.py", "a_small_study.py"),
+    *("surfaces.md", "worst-case-sharpness.md", "pac-bayes.md"),
+    *("sharpness_of_a_checkpoint.py", "regions_of_a_step.py", "your_own_rule.py"),
+}
 BLOCK = re.compile(
     r"^```(?P<info>[^\n]*)\n(?P<code>.*?)^```$|^<!-- run\n(?P<hidden>.*?)^-->$", re.M | re.S
 )
@@ -163,7 +170,11 @@ def page_name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] if page.name in LONG else []) for page in PAGES],
+    ids=page_name,
+)
 def test_the_code_on_a_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,13 +229,6 @@ def test_every_page_is_in_the_table_of_contents() -> None:
             listed |= {(page.parent / entry).relative_to(docs).as_posix() for entry in entries}
     there = {page.relative_to(docs).with_suffix("").as_posix() for page in docs.rglob("*.md")}
     assert listed == there
-
-
-LONG = {
-    *("ddp.py", "fsdp2.py"),  # these start two processes
-    *("two_valleys.py", "pac_bayes_of_a_small_net.py", "a_small_study.py"),
-    *("sharpness_of_a_checkpoint.py", "regions_of_a_step.py", "your_own_rule.py"),
-}
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,17 @@ every_member = pytest.mark.parametrize("case", MEMBERS, ids=str)
 without_memory = pytest.mark.parametrize(
     "case", [case for case in MEMBERS if function(case) not in REMEMBERING], ids=str
 )
+slow = pytest.mark.slow
+every_dtype = pytest.mark.parametrize(
+    "dtype",
+    [
+        *(pytest.param(dtype, marks=slow) for dtype in (torch.float64, torch.float16)),
+        *(torch.float32, torch.bfloat16),
+    ],
+)
 every_base = pytest.mark.parametrize(
     "base",
-    [base if base == "SGD" else pytest.param(base, marks=pytest.mark.slow) for base in OPTIMIZERS],
+    [base if base == "SGD" else pytest.param(base, marks=slow) for base in OPTIMIZERS],
 )
 STEPS, SAVED = 15, 7
 
@@ -142,7 +150,7 @@ def test_a_loss_scale_multiplies_the_direction_and_nothing_else(case: Case):
 
 
 @every_member
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@every_dtype
 def test_the_weights_are_bit_for_bit_what_they_were(case: Case, dtype: torch.dtype):
     model = smooth(dtype)
     with torch.no_grad():
@@ -155,7 +163,7 @@ def test_the_weights_are_bit_for_bit_what_they_were(case: Case, dtype: torch.dty
 
 
 @every_member
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@every_dtype
 def test_a_loss_that_raises_in_any_pass_changes_nothing(case: Case, dtype: torch.dtype):
     model, (batch,) = smooth(dtype), batches(1, dtype=dtype)
     for at in range(1, passes(case) + 1):
@@ -340,7 +348,7 @@ def test_what_has_no_gradient_is_never_displaced(case: Case):
 
 
 @every_member
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@every_dtype
 def test_a_zero_gradient_gives_zero(case: Case, dtype: torch.dtype):
     model, ((x, _),) = smooth(dtype), batches(1, dtype=dtype)
     loss_fn = Counted(lambda x: (model(x) * 0.0).sum(), look=lambda: weights(model))
@@ -379,7 +387,7 @@ SPOILT = [
 
 
 @pytest.mark.parametrize(("case", "which"), SPOILT, ids=[f"{c}-{w}" for c, w in SPOILT])
-@pytest.mark.parametrize("value", [math.inf, math.nan], ids=str)
+@pytest.mark.parametrize("value", [math.inf, pytest.param(math.nan, marks=slow)], ids=str)
 def test_a_non_finite_gradient_makes_the_direction_non_finite_and_nothing_else(
     case: Case, which: str, value: float
 ):

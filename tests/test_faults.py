@@ -6,6 +6,7 @@ import ast
 import re
 import runpy
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,19 @@ def every_test() -> Iterator[tuple[str, ast.FunctionDef]]:
                     yield f"{path.stem}::{node.name}", node
 
 
-TESTS = dict(every_test())
+@cache
+def known() -> dict[str, ast.FunctionDef]:
+    return dict(every_test())
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.rule)
 def test_a_fault_is_ruled_out_by_tests_that_are_there(fault: Any) -> None:
     assert fault.tests
     for name in fault.tests:
-        assert name in TESTS, f"no such test: {name}"
-        marks = {ast.unparse(mark) for mark in TESTS[name].decorator_list}
+        assert name in known(), f"no such test: {name}"
+        marks = {ast.unparse(mark) for mark in known()[name].decorator_list}
         assert not any(re.search(r"skip|xfail", mark) for mark in marks), f"{name} does not run"
-    on_gpu = [{ast.unparse(mark) for mark in TESTS[name].decorator_list} for name in fault.tests]
+    on_gpu = [{ast.unparse(mark) for mark in known()[name].decorator_list} for name in fault.tests]
     assert not all("gpu" in marks for marks in on_gpu), "one of them must run everywhere"
 
 

@@ -44,7 +44,13 @@ def exact(x, residuals, m: int, rho: float = 0.1) -> float:
     return total
 
 
-@pytest.mark.parametrize(("m", "expected"), [(64, 0.009037111501184), (1, 0.088161850620687)])
+@pytest.mark.parametrize(
+    ("m", "expected"),
+    [
+        (64, 0.009037111501184),
+        pytest.param(1, 0.088161850620687, marks=pytest.mark.slow),  # 64 ascents
+    ],
+)
 def test_the_exact_value_is_found_with_restarts(m, expected) -> None:
     f, w, x, residuals = least_squares()
     found = m_sharpness(f, w, 0.1, m, tolerance=1e-8)
@@ -161,6 +167,7 @@ def test_a_model_that_the_batched_engine_does_not_understand_takes_the_loop() ->
         m_sharpness(f, w, 0.1, 2, restarts=0, engine="batched")
 
 
+@pytest.mark.slow
 def test_ascents_may_be_made_on_a_sample_of_the_groups() -> None:
     f, w, _, _ = least_squares()
     some = m_sharpness(f, w, 0.1, 1, sample=10, restarts=1)

@@ -55,7 +55,9 @@ def read(folder: Path, name: str):
     ("model", "arguments"),
     [
         ("timm:create_model", {"model_name": "test_resnet", "num_classes": 4}),
-        ("torchvision.models:shufflenet_v2_x0_5", {"num_classes": 4}),
+        pytest.param(
+            "torchvision.models:shufflenet_v2_x0_5", {"num_classes": 4}, marks=pytest.mark.slow
+        ),
     ],
     ids=["timm", "torchvision"],
 )

@@ -12,6 +12,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,7 @@ def agreement(pattern: str, message: str) -> int:
     return max(row)
 
 
+@cache
 def words(sentence: str) -> set[str]:
     return set(re.findall(r"[A-Za-z_]{3,}", sentence)) - COMMON
 
@@ -141,10 +143,14 @@ def words(sentence: str) -> set[str]:
 def covered(message: str, patterns: set[str]) -> bool:
     own = words(message)
     needed = min(ENOUGH, len(message.replace(HOLE, "")))
-    near = (pattern for pattern in patterns if not own or own & words(pattern))
-    return any(agreement(pattern, message) >= needed for pattern in near)
+    near = {pattern: len(own & words(pattern)) for pattern in patterns}
+    likely = sorted(near, key=near.__getitem__, reverse=True)  # mostly the first one covers it
+    return any(
+        agreement(pattern, message) >= needed for pattern in likely if near[pattern] or not own
+    )
 
 
+@cache
 def every_raise() -> list[Raise]:
     files = sorted(SOURCE.rglob("*.py"))
     trees = ((path, ast.parse(path.read_text(encoding="utf-8"))) for path in files)

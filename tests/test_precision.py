@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo.testing
-from family import FAMILY, Case
+from family import Case
+from members import every_case
 from nets import batches, gradients, loss_of, noisy, restored, same_bits, smooth, weights
 from torch import Tensor, nn
 
@@ -145,7 +146,7 @@ def test_a_model_that_is_trained_and_evaluated_in_turn_is_compiled_once_for_each
 ASKING = ("while_large",)
 
 
-@pytest.mark.parametrize("case", FAMILY, ids=str)
+@every_case
 def test_no_step_asks_for_a_value(case: Case):
     if case.name.startswith(ASKING):
         pytest.skip(f"{case.name} decides by a value")

@@ -62,7 +62,7 @@ def plainly(model: nn.Module, rule: Any, base: Any, data: list[Any], **keywords:
 
 @every_rule
 @every_base
-@pytest.mark.parametrize("same_noise", [True, False])
+@pytest.mark.parametrize("same_noise", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_loop_without_closures_is_the_same_as_backward(
     rule: Any, base: Any, same_noise: bool
 ) -> None:

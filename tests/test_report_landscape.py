@@ -39,6 +39,7 @@ def test_a_trajectory_lies_on_the_plane(plane, way) -> None:
     assert list(trace.x) == way.one.tolist() and list(trace.y) == way.two.tolist()
 
 
+@pytest.mark.slow
 def test_pictures_are_written_as_files(plane, way, tmp_path: Path) -> None:
     w = Vector([torch.tensor([1.0])])
     line = slice_1d(Objective(lambda w: w.dot(w)), w, w, reach=1.0, points=5)

@@ -18,7 +18,9 @@ from flatminima.study.study import Study
 STUDY = Study(Path(__file__).parents[1] / "benchmarks" / "scale.py")
 
 
-@pytest.fixture(scope="module", params=["one-400", "several-400"])
+@pytest.fixture(
+    scope="module", params=["several-400", pytest.param("one-400", marks=pytest.mark.slow)]
+)
 def few(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scale")
     STUDY.module.simulate(folder, request.param)

@@ -56,6 +56,7 @@ def relu(folders) -> tuple[Study, Records]:
     return study, read(folder)
 
 
+@pytest.mark.slow
 def test_the_table_as_csv_has_the_cells_of_the_page(carried):
     study, folder = carried
     table = study.reader(read(folder)).table

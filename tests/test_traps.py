@@ -223,6 +223,7 @@ def test_weights_are_squares_of_first_components_and_sum_to_one() -> None:
     assert seen.nodes.min() >= -0.5 - 1e-9 and seen.nodes.max() <= 24.2 + 1e-9
 
 
+@pytest.mark.slow
 def test_a_trace_does_not_stop_because_its_mean_has_stopped_moving() -> None:
     # 3 samples at the least, and 27 % of runs off by more than 10 %
     matrix = torch.diag(torch.linspace(0, 1, 50)) + 0.3
@@ -298,7 +299,9 @@ def assert_same(one, two) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("dropout", [True, False], ids=["dropout", "plain"])
+@pytest.mark.parametrize(
+    "dropout", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["dropout", "plain"]
+)
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_measure_leaves_no_trace_also_when_it_is_interrupted(name, dropout, training) -> None:
     # eval mode and a live graph were left behind; running means moved before the refusal
@@ -326,6 +329,7 @@ def test_a_measure_leaves_no_trace_also_when_it_is_interrupted(name, dropout, tr
     assert_same(before, state(model))
 
 
+@pytest.mark.slow
 def test_fifty_calls_hold_no_more_memory_than_one() -> None:
     # a graph was kept in .grad
     f, w = regression()

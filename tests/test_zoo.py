@@ -261,6 +261,7 @@ def test_where_the_outlying_coordinates_have_no_gradient_the_whole_gradient_is_c
     torch.testing.assert_close(e, torch.tensor([1.0, 1.0, 1.0, 0.0]) / math.sqrt(3.0))
 
 
+@pytest.mark.slow
 def test_masks_take_tensors_of_more_than_sixteen_million_numbers():
     g = Vector([torch.linspace(-1.0, 1.0, 2**24 + 3, dtype=torch.float32)])
     for e in (
