@@ -9,6 +9,7 @@ would lose gradients without a word.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 __all__ = ["check_owners"]
@@ -46,8 +47,13 @@ def _owner(thing: Any) -> str | None:  # noqa: ANN401 - anything that somebody m
     bound = getattr(thing, "__self__", None)
     if getattr(bound, "deepspeed_engine_wrapped", None) is not None:  # accelerator.backward
         return "DeepSpeed"
-    classes = [*type(thing).__mro__, *type(bound).__mro__]
-    places = (f"{kind.__module__}." for kind in classes)
+    return _maker(type(thing)) or _maker(type(bound))
+
+
+@cache
+def _maker(kind: type) -> str | None:
+    """Who made a class, or one that it is made from."""
+    places = [f"{base.__module__}." for base in kind.__mro__]
     return next(
         (
             owner

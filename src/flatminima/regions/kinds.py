@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from enum import IntEnum
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -136,11 +137,13 @@ def factors(g: Vector, p: Vector, factor: Mapping[Region, float]) -> Vector:
         tensor([1.0000, 0.1000])
     """
 
+    @cache
+    def values(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+        numbers = (factor.get(name, 1.0) for name in Region)
+        return [torch.full((), number, dtype=dtype, device=device) for number in numbers]
+
     def look_up(g: Tensor, p: Tensor) -> Tensor:
-        values = [
-            torch.full((), factor.get(name, 1.0), dtype=g.dtype, device=g.device) for name in Region
-        ]
-        return _by_region(g, p, *values)
+        return _by_region(g, p, *values(g.dtype, g.device))
 
     return g.map(look_up, p)
 
