@@ -8,17 +8,17 @@ process of its own, and reports their wall-clock time, the most memory they held
 the page. `one` is a study of four methods under one condition, `several` one of four methods under
 five; `run` finds everything done. This file is the study.
 
-The last table (2026-11-27; n = 1; AMD EPYC, 2 cores, nothing else running; of each command 3 to 4 s
-are imports):
+The last table (2026-11-27, commit 44e5044; n = 1; AMD EPYC, 2 cores, shared; of each command
+3 to 4 s are imports):
 
     torch 2.15.0+cu132, 2 cores, 1 run of each command
     study        runs  command  seconds    CPU     GB  page, MB
-    one         10000  table       17.7   17.7   0.79
-    one         10000  report      17.8   17.7   0.83      7.30
-    one         10000  run         21.9   22.0   0.83      7.30
-    several     10000  table       19.0   18.9   0.77
-    several     10000  report      18.1   18.2   0.83      7.36
-    several     10000  run         21.9   21.9   0.83      7.36
+    one         10000  table       13.7   13.6   0.81
+    one         10000  report      13.4   13.4   0.82      7.30
+    one         10000  run         17.7   17.7   0.82      7.30
+    several     10000  table       11.0   10.8   0.80
+    several     10000  report      10.8   10.8   0.81      7.36
+    several     10000  run         20.0   20.0   0.82      7.36
 
 Question: Does a study of ten thousand runs stay readable?
 Source: made by a seeded generator.

@@ -12,20 +12,20 @@ takes, the least of as many (`batch`), which `adds` contains. `augmented` is cro
 cut out of; the others see the images as they are. The network `nothing` has one unit: there the
 difference is hardly blurred, and over the time of any other network it is what the loop adds to it.
 
-The last table (2026-11-27; n = 60 pairs; a machine of 2 cores that others had paused):
+The last table (2026-11-27, commit 44e5044; n = 40 pairs; AMD EPYC, 2 cores, shared machine):
 
     torch 2.15.0+cu132, CPU, 2 threads
-    60 pairs of steps at batch 64; ms a step
+    40 pairs of steps at batch 64; ms a step
     model                     bare    loop  ratio   95 % interval       quartiles   adds  batch
-    nothing                   0.79    1.15  1.448  1.425 to 1.462  1.352 to 1.505   0.36   0.11
-    nothing augmented         0.54    1.78  3.308  3.134 to 3.366  3.047 to 3.449   1.23   0.99
-    resnet18_16             207.00  207.19  0.981  0.969 to 1.010  0.921 to 1.068  -3.76   0.10
-    resnet18_16 augmented   233.20  235.45  1.034  0.993 to 1.057  0.961 to 1.085   7.46   0.78
-    conv_32 augmented        36.41   36.52  1.021  1.003 to 1.032  0.959 to 1.050   0.81   0.96
+    nothing                   0.96    1.41  1.469  1.402 to 1.521  1.359 to 1.597   0.44   0.12
+    nothing augmented         1.04    2.78  2.665  2.575 to 2.741  2.462 to 2.862   1.70   0.97
+    resnet18_16             266.64  259.35  0.986  0.965 to 1.034  0.941 to 1.071  -4.01   0.10
+    resnet18_16 augmented   210.36  208.10  1.003  0.965 to 1.042  0.926 to 1.069   0.50   0.62
+    conv_32 augmented        36.32   37.03  1.019  1.008 to 1.044  0.997 to 1.053   0.67   0.69
 
-So the loop adds 0.4 ms, and 1.2 ms with augmented images: 0.2 and 0.5 % of a step of the ResNet,
-3.4 % of one of the small network, whose own ratio is 1.021. Quartiles of the larger networks' pairs
-are 10 % apart, so that their own ratios decide less. On a GPU it was not measured.
+So the loop adds 0.4 ms, and 0.7 to 1.7 ms with augmented images, as the machine has its hour: less
+than 1 % of a step of the ResNet, 2 % of one of the small network. Quartiles of the larger networks'
+pairs are 10 % apart, so that their own ratios decide less. On a GPU it was not measured.
 """
 
 from __future__ import annotations
