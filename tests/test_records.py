@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 from flatminima.study.executors import LocalPool, ThisProcess
 from flatminima.study.launch import launch
@@ -22,6 +23,8 @@ from flatminima.study.perform import perform
 from flatminima.study.place import Place
 from flatminima.study.record import Record, read_json, write_json
 from flatminima.study.study import Study
+from flatminima.train import Checkpoints
+from flatminima.train.work import Work
 
 TINY = Study(Path(__file__).with_name("tiny_study.py"))
 RUN = next(TINY.stages("quick"))[0]
@@ -92,6 +95,59 @@ def test_a_half_written_run_is_not_trusted_and_begins_again(tmp_path):
     (record.folder / "result.json").write_text('{"status": "do')
     assert not record.ended
     assert left(done(tmp_path / "half").folder) == whole
+
+
+@pytest.fixture
+def saving(monkeypatch):
+    """Lets every step save a checkpoint; at those of `stops` the run then breaks off.
+
+    Yields the stops and the steps that were taken."""
+    stops, taken = [], []
+    save, take_step = Checkpoints.save, Work.take_step
+
+    def save_and_stop(self, step, *rest):
+        save(self, step, *rest)
+        if (self.folder.name, step) in stops:
+            raise KeyboardInterrupt
+
+    def noted(self, *rest):
+        taken.append(self.step)
+        return take_step(self, *rest)
+
+    monkeypatch.setattr("flatminima.study.perform.MINUTES", 0.0)
+    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
+    monkeypatch.setattr(Work, "take_step", noted)
+    return stops, taken
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_run_that_takes_long_goes_on_from_its_last_checkpoint(tmp_path, saving, rounds):
+    stops, taken = saving
+    run = replace(RUN, rounds=rounds)
+    whole = done(tmp_path / "whole", run)
+    every = taken.copy()
+    stops.append((str(rounds), 3))
+    with pytest.raises(KeyboardInterrupt):
+        done(tmp_path / "half", run)
+    stops.clear()
+    taken.clear()
+    half = done(tmp_path / "half", run)
+    assert taken == every[-len(taken) :] and taken[0] == 3
+    assert left(half.folder) == left(whole.folder)
+    assert not half.checkpoints.exists()
+    one, two = (load_file(record.folder / "weights.safetensors") for record in (whole, half))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_checkpoint_of_other_code_is_not_used(tmp_path, saving):
+    stops, taken = saving
+    stops.append(("1", 3))
+    with pytest.raises(KeyboardInterrupt):
+        done(tmp_path)
+    stops.clear()
+    taken.clear()
+    (Record(tmp_path, "tiny", RUN).folder / "code.txt").write_text("version: another")
+    assert done(tmp_path).ended and taken[0] == 0
 
 
 def test_numbers_that_are_not_finite_are_written_as_words(tmp_path):

@@ -48,6 +48,8 @@ def refuses(folder: Path, rank: int) -> None:
         sharded(replace(PLAIN, loss=Loss(weight_decay=0.1)))
     with pytest.raises(ValueError, match="checkpoints must be None with fsdp2, got"):
         sharded(PLAIN, checkpoints=Checkpoints(folder=folder))
+    with pytest.raises(ValueError, match="checkpoints must have minutes=0 with several processes"):
+        train(PLAIN, DATA.load(), checkpoints=Checkpoints(folder=folder, minutes=10.0))
     with pytest.raises(
         ValueError, match="batch_size must leave an example for each of 2 processes"
     ):

@@ -454,6 +454,27 @@ def test_a_run_that_was_stopped_at_any_step_goes_on_bit_for_bit(
         assert same(resumed.average.parameters(), expected.average.parameters())
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_short_training_leaves_no_checkpoint(tmp_path, ended):
+    checkpoints = Checkpoints(folder=tmp_path, every=1, minutes=10.0)
+    assert not checkpoints.due(7, epoch_ends=True, ended=ended)
+
+
+def test_the_end_is_saved_where_something_was(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(folder=tmp_path, every=1, minutes=10.0)
+    late = time.monotonic() + 601.0
+    monkeypatch.setattr(time, "monotonic", lambda: late)
+    assert checkpoints.due(7, epoch_ends=False)
+    checkpoints.save(7, {}, {})
+    assert not checkpoints.due(8, epoch_ends=False)
+    assert checkpoints.due(9, epoch_ends=True, ended=True)
+
+
+def test_the_best_epoch_need_not_be_kept(parts, tmp_path):
+    train(PLAIN, parts, checkpoints=Checkpoints(folder=tmp_path, best=False))
+    assert not (tmp_path / "best.safetensors").exists()
+
+
 def test_a_run_on_files_goes_on_bit_for_bit_too(tmp_path):
     torch.set_default_dtype(torch.float32)
     write_folder(tmp_path / "pets")
@@ -661,6 +682,7 @@ def test_the_first_steps_of_a_run_on_a_folder_of_images(tmp_path, model):
             lambda: Checkpoints(folder=Path(), every=0),
             "every must be at least 1 step or None, got 0",
         ),
+        (lambda: Checkpoints(folder=Path(), minutes=-1.0), "minutes must be >= 0, got -1.0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(call, message):

@@ -9,12 +9,14 @@ from flatminima.data import Data, Parts
 from flatminima.study.place import Place
 from flatminima.study.record import Record
 from flatminima.study.run import Experiment, Run
-from flatminima.train import Diverged, Trained, measured, train
+from flatminima.train import Checkpoints, Diverged, Trained, measured, train
+from flatminima.train.checkpoint import save_weights
 from flatminima.train.evaluate import relabelled
 
 __all__ = ["perform", "summary"]
 
 Json = dict[str, Any]
+MINUTES = 10.0  # of a training that may be lost when it is killed
 
 
 def perform(run: Experiment, *, study: str, place: Place, wait: bool = True) -> bool:
@@ -56,14 +58,32 @@ def _carry_out(run: Experiment, record: Record, place: Place) -> None:
 def _training(run: Run, record: Record, place: Place) -> Json:
     """Train, and measure what came out."""
     parts = loaded(run.training.data, place.data_root).to(place.device)
-    name = f"run {run.key}"
-    for _ in range(run.rounds - 1):
-        before = train(run.training, parts, device=place.device, name=name)
+    for turn in range(1, run.rounds):
+        before = _trained(run, parts, record, place, turn)
         parts = replace(parts, train=relabelled(before.model, parts.train))
-    trained = train(run.training, parts, device=place.device, log=record.log, name=name)
+    trained = _trained(run, parts, record, place, run.rounds)
     if run.measure is None:
         return summary(trained)
     return summary(trained) | measured(trained.model, parts.train, run.measure)
+
+
+def _trained(run: Run, parts: Parts, record: Record, place: Place, turn: int) -> Trained:
+    """Train once; a long training goes on from its last checkpoint, and leaves its weights."""
+    last = turn == run.rounds
+    checkpoints = Checkpoints(
+        folder=record.checkpoints / str(turn), every=1, minutes=MINUTES, best=False
+    )
+    trained = train(
+        run.training,
+        parts,
+        device=place.device,
+        log=record.log if last else lambda _: None,
+        name=f"run {run.key}",
+        checkpoints=checkpoints,
+    )
+    if last and checkpoints.saved:
+        save_weights(record.folder / "weights.safetensors", trained.model.state_dict())
+    return trained
 
 
 @lru_cache(maxsize=2)  # MNIST takes 55 MB

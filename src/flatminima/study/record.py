@@ -1,11 +1,13 @@
 """What a run leaves on disk: a folder that can be read by hand and trusted after a crash.
 
 A result is written last and in one piece, so its presence means that the run ended. A folder
-without one is half-written: the run begins again and nothing of it is used.
+without one is half-written: the run begins again, and of what is there only a complete checkpoint
+is used, if the same code left it.
 """
 
 import json
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Generator, Mapping, Sequence
@@ -40,6 +42,7 @@ class Record:
         self.run = run
         self.study = study
         self.folder = root / study / "runs" / run.key
+        self.checkpoints = self.folder / "checkpoints"
         self._claim = root / study / "claims" / run.key
 
     @property
@@ -77,15 +80,21 @@ class Record:
             lock.release()
 
     def begin(self, device: str) -> None:
-        """Write what is known beforehand, and drop what a run that was killed has left."""
+        """Write what is known beforehand, and drop what a run that was killed has left.
+
+        Checkpoints stay if the same code left them: the training goes on from there bit for bit.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        text = self.folder / "code.txt"
+        if not (text.is_file() and text.read_text(encoding="utf-8") == code_text()):
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
         for name in ("result.json", "metrics.jsonl"):
             (self.folder / name).unlink(missing_ok=True)
         about = {"key": self.run.key, "study": self.study, **self.run.about}
         about |= as_json(self.run)
         write_json(self.folder / "run.json", about)
         write_json(self.folder / "machine.json", machine(device))
-        _write(self.folder / "code.txt", code_text())
+        _write(text, code_text())
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a row to the metrics; it is on disk when this returns."""
@@ -95,6 +104,8 @@ class Record:
     def end(self, result: Row) -> None:
         """Write the result, which marks the run as ended."""
         write_json(self.folder / "result.json", result)
+        if result.get("status") in ENDED:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def fail(self, error: Exception, device: str) -> None:
         """Write that the run could not be carried out, unless somebody did it or is doing it."""

@@ -11,8 +11,9 @@ and one that was cut short is not seen. Only the last complete one is kept.
 """
 
 import os
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ __all__ = ["Checkpoints", "save_weights"]
 State = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Checkpoints:
     """Where and how often a training is saved; does not change its result."""
 
@@ -32,14 +33,27 @@ class Checkpoints:
     """Where the files are."""
     every: int | None = None
     """Steps between two checkpoints; None saves after each epoch alone. The end is always saved."""
+    minutes: float = 0.0
+    """Time between two checkpoints at least; of a training that is shorter not even the end is
+    saved. For one process, since clocks differ."""
+    best: bool = True
+    """Whether to keep the weights of the best epoch."""
+    saved: bool = field(default=False, init=False)
+    """Whether there is one."""
+    _last: float = field(default_factory=time.monotonic, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.every is not None and self.every < 1:
             raise ValueError(f"every must be at least 1 step or None, got {self.every}.")
+        if not self.minutes >= 0:
+            raise ValueError(f"minutes must be >= 0, got {self.minutes}.")
 
-    def due(self, step: int, *, epoch_ends: bool) -> bool:
+    def due(self, step: int, *, epoch_ends: bool, ended: bool = False) -> bool:
         """Whether to save after a step."""
-        return epoch_ends if self.every is None else step % self.every == 0
+        waited = time.monotonic() - self._last >= 60 * self.minutes
+        if ended:
+            return waited or self.saved
+        return waited and (epoch_ends if self.every is None else step % self.every == 0)
 
     def save(self, step: int, weights: Mapping[str, Tensor], state: State) -> None:
         """Save what there is after a step, and drop what was saved before."""
@@ -51,6 +65,7 @@ class Checkpoints:
         for path in self.folder.glob("step-*"):
             if path.stem != f"step-{step}":
                 path.unlink(missing_ok=True)
+        self.saved, self._last = True, time.monotonic()
 
     def save_best(self, weights: Mapping[str, Tensor]) -> None:
         """Save the weights of the best epoch so far."""
@@ -66,6 +81,7 @@ class Checkpoints:
             return None
         path = self.folder / f"step-{max(steps)}.pt"
         state = torch.load(path, map_location="cpu", weights_only=True)
+        self.saved = True
         return load_file(path.with_suffix(".safetensors")), state
 
 

@@ -110,12 +110,16 @@ def train(
         here, per_epoch = work.here, training.steps_per_epoch(count)
         if checkpoints and parallel == "fsdp2" and here.count > 1:
             raise ValueError(f"checkpoints must be None with fsdp2, got {checkpoints}: use ddp.")
+        if checkpoints and checkpoints.minutes and here.count > 1:
+            raise ValueError(
+                "checkpoints must have minutes=0 with several processes, got "
+                f"{checkpoints.minutes}: their clocks differ; use every."
+            )
         log = log if here.rank == 0 else lambda _: None
         if checkpoints:
             work.take_up(checkpoints)
             for row in work.rows:
                 log(row)
-        times: list[float] = []
 
         # --- the epochs
         with steps_shown(work.steps, work.step, name) as shown:
@@ -148,7 +152,7 @@ def train(
                 everywhere = here.gathered(torch.stack(losses).tolist())
                 _check_finite(map(sum, zip(*everywhere, strict=True)), first=first + 1, name=name)
                 seconds = time.perf_counter() - began
-                times.append(seconds / len(losses))
+                work.times.append(seconds / len(losses))
 
                 # --- what the epoch came to
                 if epoch % training.evaluation.every == 0 or work.step == work.steps:
@@ -159,19 +163,19 @@ def train(
                     work.rows.append(row)
                     log(row)
                     _check_finite([row["train_loss"]], first=work.step, name=name)
-                    if checkpoints and _best(work.epochs):
+                    if checkpoints and checkpoints.best and _best(work.epochs):
                         _save_best(checkpoints, work)
                 while work.shares.rows:
                     work.rows.append(_region_row(work.shares.rows.pop(0), per_epoch))
                     log(work.rows[-1])
                 ended = work.step == work.steps
-                if checkpoints and (ended or checkpoints.due(work.step, epoch_ends=True)):
+                if checkpoints and checkpoints.due(work.step, epoch_ends=True, ended=ended):
                     whole_epoch = work.step % per_epoch == 0
                     work.save(checkpoints, work.order.get_state() if whole_epoch else before)
     return Trained(
         model=work.net,
         epochs=work.epochs,
-        seconds_per_step=median(times) if times else math.nan,
+        seconds_per_step=median(work.times) if work.times else math.nan,
         average=work.average and work.average.module,
     )
 

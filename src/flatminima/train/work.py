@@ -61,6 +61,8 @@ class Work:
     """The learning rate at the start of this epoch."""
     rows: list[Row] = field(default_factory=list[Row])
     """What was logged so far."""
+    times: list[float] = field(default_factory=list[float])
+    """Seconds per step of each epoch, without evaluation."""
     _share: float = 1.0
     _seen: Tensor | None = None
 
@@ -192,6 +194,7 @@ class Work:
             "order": order,
             "random": self.here.gathered(_random(self.device)),
             "rows": self.rows,
+            "times": self.times,
             "shares": self.shares.rows,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -214,7 +217,7 @@ class Work:
             if name in state:
                 getattr(self, name).load_state_dict(state[name])
         self.step, self.rows, self.shares.rows = state["step"], state["rows"], state["shares"]
-        self.lr = state["lr"]
+        self.lr, self.times = state["lr"], state["times"]
         self.order.set_state(state["order"])
         random = state["random"][self.here.rank]
         torch.set_rng_state(random["cpu"])
