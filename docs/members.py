@@ -46,6 +46,7 @@ NOTES = {
     "momentum_sam": "the adaptive form is the exception among the cheap variants; its authors let "
     "rho be 0 in the warm-up of a ViT",
     "gradient_norm_penalty": "without a warm-up of alpha it made ViTs worse on CIFAR-10",
+    "second_order_sam": "what SAM leaves out; at twice the cost, and reported not to help",
     "sagm": "made for domain generalisation",
     "xsam": "the authors' search for alpha is left out",
     "stable_sam": "widens the range of learning rates, by its abstract",

@@ -478,6 +478,27 @@ def xsam(alpha: float) -> Oracle:
     return oracle
 
 
+def second_order_sam(step: float) -> Oracle:
+    """Foret et al. 2021 with the second term: d = p + H v, v = (de / dg)^T p."""
+
+    def oracle(scene: Scene, rho: float) -> Tensors:
+        g, radii = scene.climbed(scene.slope()), scene.radii(rho)
+        e = sphere(scene, g, rho)
+        p = scene.slope(e)
+        norm = length([part for part, radius in zip(g, radii, strict=True) if radius != 0.0])
+        along = inner(e, p) / norm**2
+        v = [
+            torch.zeros_like(a) if radius == 0.0 else radius * b / norm - along * a
+            for a, b, radius in zip(g, p, radii, strict=True)
+        ]
+        s = step * length(e) / length(v)
+        ahead, behind = scene.slope([s * a for a in v]), scene.slope([-s * a for a in v])
+        rows = zip(p, ahead, behind, v, strict=True)
+        return [b + (a - c) / (2.0 * s) + scene.weight_decay * d for b, a, c, d in rows]
+
+    return oracle
+
+
 def cr_sam(gamma: float, beta: float) -> Oracle:
     """Wu et al. 2024: d = p + gamma (p + q - 2 g) + beta (p - q), q at w - e."""
 

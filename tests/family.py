@@ -245,6 +245,7 @@ COMBINE = [
         make=lambda rho: fm.xsam(rho, alpha=0.5),
         oracle=by_hand.xsam(0.5),
     ),
+    Case(name="second_order_sam", make=fm.second_order_sam, oracle=by_hand.second_order_sam(0.1)),
     Case(
         name="cr_sam",
         make=lambda rho: fm.cr_sam(rho, gamma=0.2, beta=0.1),

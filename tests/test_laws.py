@@ -114,6 +114,36 @@ def test_the_gradient_norm_penalty_on_a_quadratic_is_exact():
     torch.testing.assert_close(d, leaf.grad, rtol=1e-13, atol=0)
 
 
+def test_second_order_sam_on_a_quadratic_is_the_gradient_through_the_displacement():
+    a, w = quadratic()
+    leaf = w.clone().requires_grad_()
+    uphill = leaf + RHO * (a @ leaf) / (a @ leaf).norm()
+    (0.5 * uphill @ a @ uphill).backward()
+    d = on_the_quadratic(fm.second_order_sam(RHO))
+    torch.testing.assert_close(d, leaf.grad, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "own", [(), (None, None, 0.0, 0.0, 0.5, 0.5)], ids=["one radius", "several"]
+)
+def test_second_order_sam_is_the_gradient_through_the_displacement(own, decay):
+    w = [part.requires_grad_() for part in by_hand.weights()]
+    radii = [RHO if rho is None else rho for rho in own or (None,) * len(w)]
+    loss = by_hand.network(w, *batch())
+    slope = torch.autograd.grad(loss, w, create_graph=True)
+    g = [one + decay * part for one, part in zip(slope, w, strict=True)]
+    norm = torch.cat([p.flatten() for p, r in zip(g, radii, strict=True) if r]).norm()
+    uphill = [part + r * p / norm for part, p, r in zip(w, g, radii, strict=True)]
+    whole = torch.autograd.grad(by_hand.network(uphill, *batch()), w)
+    options = {"own": own} if own else {}
+    rule = fm.second_order_sam(RHO, step=1e-3)
+    d = network_step(rule, ascent_weight_decay=decay, **options).d.tensors
+    torch.testing.assert_close(d, list(whole), rtol=1e-5, atol=1e-7)
+    plain = network_step(fm.sam(RHO), ascent_weight_decay=decay, **options).d.tensors
+    assert not torch.allclose(plain[0], whole[0], rtol=1e-2)
+
+
 def test_of_all_points_of_the_ball_the_one_uphill_is_worst_to_first_order():
     generator = torch.Generator().manual_seed(8)
     g = Vector([torch.randn(6, generator=generator, dtype=torch.float64)])

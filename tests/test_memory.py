@@ -190,6 +190,12 @@ def test_several_steps_uphill_need_two_buffers_however_many(steps: int):
     assert during <= 2.0 + SLACK
 
 
+def test_the_second_order_term_needs_four_buffers():
+    """The copy of the weights, SAM's gradient, where the Hessian is applied, and one side of it."""
+    during, _ = buffers(fm.second_order_sam(0.1))
+    assert during <= 4.0 + SLACK
+
+
 @pytest.mark.parametrize("rule", [fm.sam(0.1), fm.asam(0.1), fm.sam(0.1, p=1.5)], ids=str)
 def test_what_is_not_displaced_is_not_copied(rule: object):
     """A thousandth of the weights moves: a thousandth is stored, besides the gradients."""

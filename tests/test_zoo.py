@@ -507,6 +507,8 @@ REFUSED = [
     (lambda: fm.xsam(alpha=math.nan), "alpha must be a finite number, got nan"),
     (lambda: fm.cr_sam(beta=math.nan), "beta must be a finite number, got nan"),
     (lambda: fm.forget_sam(strength=math.nan), "strength must be a finite number, got nan"),
+    (lambda: fm.second_order_sam(step=0.0), "step must be positive and finite, got 0.0"),
+    (lambda: fm.second_order_sam(step=math.inf), "step must be positive and finite, got inf"),
     (lambda: fm.awp(rho=-1.0), "rho must be >= 0 and finite, got -1.0"),
 ]
 

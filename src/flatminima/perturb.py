@@ -31,6 +31,7 @@ __all__ = [
     "random",
     "shortened",
     "topmost",
+    "turned",
     "unnormalized",
     "within_budget",
 ]
@@ -423,6 +424,32 @@ def noise(w: Vector, g: Vector, rho: Radius, *, generator: torch.Generator) -> V
     return z.map(
         lambda part, weight: part.mul_(size(weight, "filter", 0.0)), w.only(g.present)
     ) * _radius(rho, g.norm(), unit=True)
+
+
+def turned(g: Vector, p: Vector, rho: Radius) -> Vector:
+    """How a change of `g` turns SAM's displacement, seen from `p`: the transposed derivative.
+
+        v = (de / dg)^T p = rho (p - u <u, p>) / ||g||,   e = rho g / ||g||,   u = g / ||g||
+
+    Args:
+        g: The gradient that the displacement is along.
+        p: What the derivative is multiplied by: the gradient at the displaced weights.
+        rho: The radius.
+
+    Returns:
+        The product, shaped like `g`; 0 if `g` is 0 or not finite.
+
+    Cost: four passes over the parameters; no gradient.
+
+    Example:
+        >>> g, p = Vector([torch.tensor([2.0, 0.0])]), Vector([torch.tensor([1.0, 1.0])])
+        >>> turned(g, p, 0.5).parts[0]
+        tensor([0.0000, 0.2500])
+    """
+    g = moved(g, rho)
+    u = g * _radius(1.0, g.norm())
+    bent = moved(p, rho).only(g.present) * rho
+    return (bent - u * u.dot(bent)) * _radius(1.0, g.norm())
 
 
 def projected(e: Vector, rho: Radius) -> Vector:

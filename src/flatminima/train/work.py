@@ -217,7 +217,7 @@ class Work:
             if name in state:
                 getattr(self, name).load_state_dict(state[name])
         self.step, self.rows, self.shares.rows = state["step"], state["rows"], state["shares"]
-        self.lr, self.times = state["lr"], state["times"]
+        self.lr, self.times = state["lr"], state.get("times", [])
         self.order.set_state(state["order"])
         random = state["random"][self.here.rank]
         torch.set_rng_state(random["cpu"])
