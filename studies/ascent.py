@@ -10,7 +10,7 @@ Expected: SAM is above SGD; random and previous-batch ascents are not; more step
     the second-order term are about SAM.
 Claim: One ascent step along the batch's own gradient is what matters; a better maximiser adds
     nothing.
-Time: quick took 112 s on 2 cores that others used as well. Not yet carried out: cpu, and paper.
+Time: quick took 100 s on 2 cores that others used as well. Not yet carried out: cpu, and paper.
 """
 
 from dataclasses import replace
