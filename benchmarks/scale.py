@@ -8,8 +8,7 @@ process of its own, and reports their wall-clock time, the most memory they held
 the page. `one` is a study of four methods under one condition, `several` one of four methods under
 five; `run` finds everything done. This file is the study.
 
-The last table (2026-11-27, commit 44e5044; n = 1; AMD EPYC, 2 cores, shared; of each command
-3 to 4 s are imports):
+The last table (2026-11-27, commit 44e5044; n = 1; AMD EPYC, 2 cores, shared machine):
 
     torch 2.15.0+cu132, 2 cores, 1 run of each command
     study        runs  command  seconds    CPU     GB  page, MB

@@ -11,10 +11,10 @@ drifts by more than what is asked: SAM written out by hand, which must move the 
 what a gradient's memory costs to free counts there as ours). Memory: the peak of live tensor bytes
 during the step beyond that of one plain gradient evaluation, in units of the parameters' size.
 
-The last tables (2026-11-27, commit 44e5044, AMD EPYC, 2 cores, shared machine; n = 40 rounds for
-the ResNet, 30 for the others):
+The last tables (2026-11-27, commit 44e5044, AMD EPYC, 2 cores, shared machine), of `--rounds 40`
+as far as the ResNet, and of `--rounds 30 --rules sam --models vit_192x6,mlp_4m`:
 
-    torch 2.15.0+cu132, CPU, 2 threads, interleaved rounds
+    torch 2.15.0+cu132, CPU, 2 threads, 40 interleaved rounds
     a step over two plain gradients and the same optimizer step; buffers beyond them
     model          step      medians   95 % interval  minima           pairs  within  buffers
     resnet18_gn_32 sam         1.000  0.962 to 1.030   1.019  0.940 to 1.075   1.021     1.00
@@ -22,6 +22,10 @@ the ResNet, 30 for the others):
     resnet18_gn_32 asam        1.050  1.009 to 1.085   1.043  0.958 to 1.097   1.033     1.00
     resnet18_gn_32 gsam        1.042  0.981 to 1.086   1.018  0.966 to 1.096   1.030     2.00
     resnet18_gn_32 same        1.063  1.008 to 1.120   1.006  0.990 to 1.137   1.065     2.00
+
+    torch 2.15.0+cu132, CPU, 2 threads, 30 interleaved rounds
+    a step over two plain gradients and the same optimizer step; buffers beyond them
+    model          step      medians   95 % interval  minima           pairs  within  buffers
     vit_192x6      sam         1.018  0.960 to 1.076   0.984  0.950 to 1.073   1.016     1.00
     vit_192x6      by hand     1.049  0.967 to 1.100   0.974  0.979 to 1.093
     mlp_4m         sam         1.085  1.054 to 1.151   1.085  1.021 to 1.156   1.125     1.00
@@ -60,8 +64,8 @@ same machine; n = 10 turns of 5 steps)
 The quartiles say how far to trust the medians. On the ResNet, whose limits these are, two earlier
 measurements of that day gave lpf_sgd 1.058 and 1.080, looksam 1.255 and 1.179, random_perturbation
 1.017 and 1.013. The two that draw a normal number for every weight are at their limit: one thread
-draws them, 12 ms for 2.8 million. In the perceptron a weight takes part in hardly more than one
-product per example, so that whatever passes over the weights is dear.
+draws them. In the perceptron a weight takes part in one product per example, so that whatever
+passes over the weights is dear.
 
 On a GPU it was not measured.
 """

@@ -184,5 +184,5 @@ def test_memory_does_not_grow_with_the_grid() -> None:
         tensors = (x for x in gc.get_objects() if type(x) is torch.Tensor)
         alive.append(sum(x.numel() == 1000 for x in tensors))
 
-    slice_1d(f, w, w, reach=1.0, points=5, progress=count)
+    slice_1d(f, w, w, reach=1.0, points=9, progress=count)
     assert max(alive[1:]) <= alive[0]

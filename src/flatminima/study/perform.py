@@ -58,20 +58,20 @@ def _carry_out(run: Experiment, record: Record, place: Place) -> None:
 def _training(run: Run, record: Record, place: Place) -> Json:
     """Train, and measure what came out."""
     parts = loaded(run.training.data, place.data_root).to(place.device)
-    for turn in range(1, run.rounds):
-        before = _trained(run, parts, record, place, turn)
+    for number in range(1, run.rounds):
+        before = _one_round(run, parts, record, place, number)
         parts = replace(parts, train=relabelled(before.model, parts.train))
-    trained = _trained(run, parts, record, place, run.rounds)
+    trained = _one_round(run, parts, record, place, run.rounds)
     if run.measure is None:
         return summary(trained)
     return summary(trained) | measured(trained.model, parts.train, run.measure)
 
 
-def _trained(run: Run, parts: Parts, record: Record, place: Place, turn: int) -> Trained:
-    """Train once; a long training goes on from its last checkpoint, and leaves its weights."""
-    last = turn == run.rounds
+def _one_round(run: Run, parts: Parts, record: Record, place: Place, number: int) -> Trained:
+    """Train once, from the last checkpoint if there is one; the last round leaves its weights."""
+    last = number == run.rounds
     checkpoints = Checkpoints(
-        folder=record.checkpoints / str(turn), every=1, minutes=MINUTES, best=False
+        folder=record.checkpoints / str(number), every=1, minutes=MINUTES, best=False
     )
     trained = train(
         run.training,
