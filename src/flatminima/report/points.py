@@ -23,7 +23,7 @@ def differences(study: Study) -> Plate | None:
     few = shown(drawn)
     for place, row in enumerate(reversed(drawn)):
         figure.add_traces([_interval(study, row, place), _dots(study, row, place, few)])
-    _rule(figure, study.baseline, [row.method.label for row in reversed(drawn)])
+    _rule(figure, [row.method.label for row in reversed(drawn)])
     counts = [row.difference.n for row in drawn if row.difference]
     n = _range(counts) + (f", of which {few} are drawn" if max(counts) > few else "")
     caption = (
@@ -39,8 +39,8 @@ def differences(study: Study) -> Plate | None:
     )
 
 
-def _rule(figure: go.Figure, baseline: Method, labels: list[str]) -> None:
-    """Axes with a row per method and a line for the baseline."""
+def _rule(figure: go.Figure, labels: list[str]) -> None:
+    """Axes with a row per method and a line at 0 for the baseline."""
     figure.update_yaxes(
         tickvals=list(range(len(labels))),
         ticktext=labels,
@@ -50,7 +50,7 @@ def _rule(figure: go.Figure, baseline: Method, labels: list[str]) -> None:
         automargin=True,
     )
     figure.update_xaxes(
-        title_text=f"test accuracy minus that of {baseline.label} (points)",
+        title_text="difference in test accuracy (points)",
         showgrid=True,
         zeroline=True,
         zerolinewidth=2,
