@@ -126,13 +126,10 @@ def test_two_sweeps_on_one_folder_carry_out_every_run_once(tmp_path):
 
 def started(root: Path, preset: str) -> subprocess.Popen[bytes]:
     words = ["run", str(SWEEP.path), "--preset", preset, "--workers", "2", "--folder", str(root)]
-    program = (
-        "import flatminima.report.page as page\nimport flatminima.cli as cli\n"
-        "cli._table = page.write = lambda *_, **__: ''\n"  # this study has no accuracy
-        f"cli.main({words!r})\n"
-    )
     return subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, "-m", "flatminima", *words],
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 
