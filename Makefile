@@ -1,6 +1,7 @@
 # make demo   the main job: plain SGD beside SAM, ASAM and SAME on noisy digits; ends with a table and an HTML report
 # make test   the tests; make test-slow the rest of them: several processes, the real compiler;
-#             make test-integrations those that drive Lightning, transformers, accelerate, skorch, timm
+#             make test-integrations those that drive Lightning, transformers, accelerate, skorch, timm;
+#             make test-oldest the tests with the oldest torch that is allowed, in an environment of its own
 # make lint   style, format and types
 # make docs   the documentation, into docs/_build/html
 #
@@ -10,13 +11,14 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST ?= .venv-oldest
 BIN := $(VENV)/bin
 READY := $(VENV)/flatminima-ready
 STUDY ?= sgd_vs_sam
 PRESET ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-integrations lint docs clean
+.PHONY: help demo test test-slow test-integrations test-oldest lint docs clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -35,6 +37,12 @@ test-integrations: $(READY)
 	$(BIN)/python -m uv pip install --quiet --system-certs --compile-bytecode --python $(BIN)/python -e '.[lab,dev,dev-integrations]' \
 		|| $(BIN)/python -m pip install --disable-pip-version-check -e '.[lab,dev,dev-integrations]'
 	FLATMINIMA_EVERY_FRAMEWORK=1 $(BIN)/python -m pytest -n 2 --dist=worksteal -q tests/test_integrations.py
+
+# The least that pyproject.toml allows; an environment that has a torch keeps it.
+test-oldest:
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.11.*'
+	$(MAKE) test VENV=$(OLDEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -56,4 +64,4 @@ $(READY): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) docs/_build .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) docs/_build .pytest_cache .ruff_cache
