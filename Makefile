@@ -17,6 +17,20 @@ READY := $(VENV)/flatminima-ready
 STUDY ?= sgd_vs_sam
 PRESET ?= quick
 
+# uv installs in parallel, in a third of the time; where it can't be had, pip does the same.
+# A torch that is there is kept, or the newest torchvision would replace it by the torch that it wants.
+# The certificates are the system's, as with pip, for those who sit behind a proxy of their own.
+# Byte code is compiled once here, and not in every process of a study where Python may not write it.
+comma := ,
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+KEPT := $(VENV)/flatminima-kept.txt
+define install
+$(PIP) freeze | grep '^torch==' > $(KEPT) || true
+$(PIP) install --quiet uv && $(BIN)/python -m uv pip install --quiet --system-certs --compile-bytecode \
+	--python $(BIN)/python --constraint $(KEPT) -e '$(1)' \
+	|| $(PIP) install --constraint $(KEPT) -e '$(1)'
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-integrations test-oldest lint docs clean
 
@@ -34,8 +48,7 @@ test-slow: $(READY)
 
 # Each framework must be there, and each test must run: a skipped one is a failure here.
 test-integrations: $(READY)
-	$(BIN)/python -m uv pip install --quiet --system-certs --compile-bytecode --python $(BIN)/python -e '.[lab,dev,dev-integrations]' \
-		|| $(BIN)/python -m pip install --disable-pip-version-check -e '.[lab,dev,dev-integrations]'
+	$(call install,.[lab$(comma)dev$(comma)dev-integrations])
 	FLATMINIMA_EVERY_FRAMEWORK=1 $(BIN)/python -m pytest -n 2 --dist=worksteal -q tests/test_integrations.py
 
 # The least that pyproject.toml allows; an environment that has a torch keeps it.
@@ -50,17 +63,12 @@ lint: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: $(READY)
-	$(BIN)/python -m uv pip install --quiet --system-certs --python $(BIN)/python -e '.[docs]' || $(BIN)/python -m pip install -e '.[docs]'
+	$(call install,.[docs])
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-# uv installs in parallel, in a third of the time; where it can't be had, pip does the same.
-# The certificates are the system's, as with pip, for those who sit behind a proxy of their own.
-# Byte code is compiled once here, and not in every process of a study where Python may not write it.
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-		&& $(BIN)/python -m uv pip install --quiet --system-certs --compile-bytecode --python $(BIN)/python -e '.[lab,dev]' \
-		|| $(BIN)/python -m pip install --disable-pip-version-check -e '.[lab,dev]'
+	$(call install,.[lab$(comma)dev])
 	@touch $@
 
 clean:
