@@ -441,6 +441,7 @@ def test_intervals_are_those_of_student(freedom, quantile) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.xfail(torch.__version__.startswith("2.11."), reason="its compiler refuses, aloud")
 def test_the_compiled_hessian_agrees() -> None:
     model, _, _, batches = small()
     f, w = Objective.of_model(model, lambda x, y: F.cross_entropy(model(x), y), batches)

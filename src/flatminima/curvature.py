@@ -70,7 +70,8 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Vector]:
     """Products with the Hessian of a loss of w and data, by `torch.compile`: (w, *data, v) -> H v.
 
     Derivatives in forward mode over those in reverse are one program without a graph to keep, which
-    the compiler can fuse; it is built once for each shape of the data.
+    the compiler can fuse; it is built once for each shape of the data. The compiler of torch 2.11
+    cannot differentiate forward over reverse, and raises an error of its own.
 
     Args:
         function: The loss, of the weights and data.
