@@ -65,15 +65,15 @@ class Buffers:
         with _before_forward(self._note):
             yield
 
+    def saved(self) -> Callable[[], None]:
+        """What puts the buffers back as they are now."""
+        saved = self._saved()
+        return lambda: _put_back(saved)
+
     @contextmanager
     def held(self) -> Generator[None]:
         """Whatever moves inside is put back on the way out."""
-        saved = [
-            _Saved.of(module, name, moved=self._moved(module, name))
-            for module in (self._called if self.model is None else self.model.modules())
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
+        saved = self._saved()
         known = {buffer.module for buffer in saved} | set(self._called)
 
         def save(module: nn.Module) -> None:
@@ -87,9 +87,15 @@ class Buffers:
             with _before_forward(save) if self.model is None else nullcontext():
                 yield
         finally:
-            with torch.no_grad():
-                for buffer in saved:
-                    buffer.put_back()
+            _put_back(saved)
+
+    def _saved(self) -> list[_Saved]:
+        return [
+            _Saved.of(module, name, moved=self._moved(module, name))
+            for module in (self._called if self.model is None else self.model.modules())
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
 
     def _note(self, module: nn.Module) -> None:
         if module not in self._called:
@@ -153,3 +159,9 @@ class _Saved:
         self.module._buffers[self.name] = self.tensor  # a module may have put another in its place
         if self.copy is not None:
             self.tensor.copy_(self.copy)
+
+
+@torch.no_grad()
+def _put_back(saved: list[_Saved]) -> None:
+    for buffer in saved:
+        buffer.put_back()

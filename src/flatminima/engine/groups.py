@@ -54,6 +54,9 @@ def groups(batch: tuple[Any, ...], m: int) -> Iterator[tuple[tuple[Any, ...], in
         [([0, 1], 2), ([2], 1)]
     """
     total = examples(batch)
+    if 0 < total <= m:
+        yield batch, total
+        return
     for start in range(0, total, m):
         stop = min(start + m, total)
         yield picked(batch, slice(start, stop)), stop - start

@@ -86,6 +86,7 @@ class Grouped:
     verdicts: dict[str, str] = field(default_factory=dict[str, str])
     _plans: dict[str, _Plan] = field(default_factory=dict[str, _Plan])
     _facts: Facts = field(init=False)
+    _geometry: Geometry | str = field(init=False)  # of the rule, or what it would have to do
     _warned: bool = False
 
     def __post_init__(self) -> None:
@@ -96,7 +97,7 @@ class Grouped:
         if self.memory_limit is not None and not self.memory_limit > 0:
             raise ValueError(f"memory_limit must be positive, got {self.memory_limit}")
         self._facts = Facts.of(self.model, self.body.parameters.tensors)
-        geometry = Geometry.of(self.rule)
+        geometry = self._geometry = Geometry.of(self.rule)
         if self.engine == "vmap" and self.observed:
             raise ValueError(
                 "engine='vmap' must have no observers, got some; leave engine out for the loop"
@@ -150,7 +151,7 @@ class Grouped:
 
     def _step(self, call: Call, batch: Batch, look: Look) -> Step | None:
         """The step as one pair of passes; `None` if it is one for the loop."""
-        geometry, m = Geometry.of(self.rule), self.m
+        geometry, m = self._geometry, self.m
         if self.engine == "batched" and look.weight_decay:
             raise ValueError(
                 f"ascent_weight_decay must be 0 with engine='batched', got {look.weight_decay}"

@@ -6,6 +6,7 @@ and one for the examples that are left over.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,7 +21,6 @@ from flatminima.engine.batched.coverage import eager, rehearsed
 from flatminima.engine.batched.geometry import Geometry
 from flatminima.engine.batched.pair import Pair
 from flatminima.engine.batched.tape import Sight, Subject
-from flatminima.engine.buffers import SMALL
 from flatminima.engine.groups import examples, groups
 from flatminima.engine.noise import Noise
 from flatminima.engine.passes import Body, Call, Passes, poisoned
@@ -66,11 +66,6 @@ class Facts:
                 if getattr(module, "momentum", 0) is None and hasattr(module, name)
             ),
         )
-
-    def small_buffers(self) -> list[Tensor]:
-        """The buffers that a step may move."""
-        buffers = [buffer for module in self.modules for buffer in module.buffers(recurse=False)]
-        return [buffer for buffer in buffers if buffer.numel() <= SMALL]
 
 
 class Step:
@@ -125,24 +120,21 @@ class Step:
         noise = Noise.now({param.device for param in body.parameters.tensors})
         unit = torch.ones((), device=body.parameters.tensors[0].device)
         scale = None if call.scaler is None else call.scaler.scale(unit)
-        with eager(), body.buffers.watched():
-            ascent = pair.up(lambda: call.loss_fn(*batch), scale, proved=proved)
-        loss, norms, ways = ascent.loss, ascent.norms, [ascent]
-        # The graph of the second pass alone keeps a layer's taps, until it has used them.
-        del ascent
-        moved = replace(
-            call, loss_fn=lambda *batch: pair.down(lambda: call.loss_fn(*batch), ways.pop())
-        )
-        again = noise.again() if body.same_noise else noise.afresh(body.generator)
-        with (
-            eager(),
-            body.buffers.held(),
-            again,
-            Passes(body, moved, batch, record=False) as passes,
-        ):
-            gradient = passes.answer(HERE)
-            direction = passes.delivered(gradient)
-        return loss, poisoned(direction, norms.isfinite().all()), norms
+        with eager():
+            with body.buffers.watched():
+                ascent = pair.up(lambda: call.loss_fn(*batch), scale, proved=proved)
+            loss, norms, ways = ascent.loss, ascent.norms, [ascent]
+            # The graph of the second pass alone keeps a layer's taps, until it has used them.
+            del ascent
+            moved = replace(
+                call, loss_fn=lambda *batch: pair.down(lambda: call.loss_fn(*batch), ways.pop())
+            )
+            again = noise.again() if body.same_noise else noise.afresh(body.generator)
+            passes = Passes(body, moved, batch, record=False)
+            with body.buffers.held(), again, passes:
+                gradient = passes.answer(HERE)
+                direction = passes.delivered(gradient)
+        return loss, poisoned(direction, norms.amax() < math.inf), norms
 
     def without_trace(self) -> ExitStack:
         """Buffers and random state as they were, also for a pass that would move them."""
@@ -153,13 +145,11 @@ class Step:
 
     def undo(self) -> Callable[[], None]:
         """What puts buffers and random state back, if a first pass breaks off."""
-        buffers = [(buffer, buffer.clone()) for buffer in self.facts.small_buffers()]
+        put_back = self.body.buffers.saved()
         noise = Noise.now({param.device for param in self.body.parameters.tensors})
 
-        @torch.no_grad()
         def back() -> None:
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            put_back()
             noise.restore()
 
         return back

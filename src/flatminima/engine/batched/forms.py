@@ -114,6 +114,12 @@ class Rows:
         """c_j X_j R_j^T, (groups, N, n)."""
         return scores(x, self.right, None if self.c is None else _column(self.c, x))
 
+    def carries(self, e: Dense) -> bool:
+        """Whether `e` moves as the only left factor does: as one more entry of `right`, a 1."""
+        left, each = self.left, e.each
+        same = left.data_ptr() == each.data_ptr() and left.numel() == each.numel()
+        return left.shape[1] == 1 and same and self.c is e.c
+
     def looked_up(self, tokens: Tensor) -> Tensor:
         """The rows of G_j at `tokens`, (groups, N) whole numbers: (groups, N, d)."""
         y = torch.bmm(_places(tokens, self).to(self.right.dtype), self.right)
@@ -152,11 +158,12 @@ def norms(rows: tuple[Rows, ...], t: Tensor | None) -> Tensor:
     return total.clamp(min=0).sqrt()  # rounding may leave a sum that cancels below 0
 
 
-def scores(x: Tensor, right: Tensor, c: Tensor | None) -> Tensor:
-    """c_j X_j R_j^T, (groups, N, n), for `c` of shape (groups, 1, 1)."""
-    alone = right.shape[1] == 1
-    found = (x * right).sum(-1, keepdim=True) if alone else torch.bmm(x, right.mT)
-    return found if c is None else found.mul_(c)
+def scores(x: Tensor, right: Tensor, c: Tensor | None, *, plus_one: bool = False) -> Tensor:
+    """c_j X_j R_j^T or c_j (X_j R_j^T + 1), (groups, N, n), for `c` of shape (groups, 1, 1)."""
+    found = torch.bmm(x, right.mT)
+    if c is None:
+        return found + 1 if plus_one else found
+    return torch.addcmul(c, found, c, out=found) if plus_one else found.mul_(c)
 
 
 def wide(tensor: Tensor) -> torch.dtype:
@@ -166,7 +173,7 @@ def wide(tensor: Tensor) -> torch.dtype:
 
 def _lengths(each: Tensor) -> Tensor:
     """The norm of everything that a group has, (groups,)."""
-    flat = each.reshape(len(each), -1)
+    flat = each.reshape(each.shape[0], -1)
     return torch.linalg.vector_norm(flat, dim=1, dtype=wide(flat))
 
 

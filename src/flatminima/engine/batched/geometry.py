@@ -103,7 +103,7 @@ class Geometry:
         measured = {index: None if self.p == math.inf else t for index, t in sizes.items()}
         lengths = [_norms(form, measured[index]) for index, form in gradients.items()]
         raw = torch.linalg.vector_norm(torch.stack(lengths), dim=0)
-        usable = raw.isfinite() & (raw > 0)
+        usable = (raw > 0) & (raw < math.inf)
         length = raw if self.normalized and self.p == 2.0 else unit
         if self.p == math.inf:
             length = 1.0

@@ -37,20 +37,28 @@ class Layout:
         """Whether the examples come first, so that grouping copies nothing."""
         return self.axis == 0 and self.outer == 1
 
-    def grouped(self, x: Tensor) -> Tensor:
-        """The tensor as (groups, rows of a group, the other axes)."""
+    def ordered(self, x: Tensor) -> Tensor:
+        """The tensor with the rows of its examples in front, group after group."""
         if self.is_plain:
-            return x.reshape(self.groups, -1, *x.shape[1:])
+            return x
         x = x.movedim(self.axis, 0)
         if self.outer > 1:
             x = x.unflatten(0, (self.outer, self.examples, -1)).transpose(0, 1).flatten(0, 2)
-        return x.unflatten(0, (self.groups, -1))
+        return x
 
-    def flat(self, x: Tensor) -> Tensor:
-        """The inverse of `grouped`."""
-        x = x.flatten(0, 1)
+    def restored(self, x: Tensor) -> Tensor:
+        """The inverse of `ordered`."""
         if self.is_plain:
             return x
         if self.outer > 1:
             x = x.unflatten(0, (self.examples, self.outer, -1)).transpose(0, 1).flatten(0, 2)
         return x.movedim(0, self.axis)
+
+    def grouped(self, x: Tensor) -> Tensor:
+        """The tensor as (groups, rows of a group, the other axes)."""
+        x = self.ordered(x)
+        return x.reshape(self.groups, -1, *x.shape[1:])
+
+    def flat(self, x: Tensor) -> Tensor:
+        """The inverse of `grouped`."""
+        return self.restored(x.flatten(0, 1))

@@ -42,8 +42,8 @@ class Linear(Layer):
 
     def taps(self, x: Tensor, b: Tensor, layout: Layout) -> tuple[Tap | None, ...]:
         """G_j = b_j^T A_j, and the sums of b_j."""
-        left = layout.grouped(b).flatten(1, -2)
-        right = layout.grouped(x).flatten(1, -2).to(b.dtype)
+        left = _by_group(layout.ordered(b), layout.groups)
+        right = _by_group(layout.ordered(x), layout.groups).to(b.dtype)
         rows = Rows(left, right, left.shape[2])
         size = (left.shape[1], left.shape[2], right.shape[2])
         alone = left.shape[1] == 1  # then the sum over the rows is the row
@@ -54,39 +54,47 @@ class Linear(Layer):
         """X_j (W + e_j)^T + beta + e'_j."""
         weight, bias = params
         assert weight is not None
-        inputs = layout.grouped(x)
+        inputs = layout.ordered(x)
         known = None
         if self.known is not None:  # one row of it is one row of the input
-            known = layout.grouped(self.known).flatten(1, -2)
-        y = _weighted(inputs.flatten(1, -2), weight, bias, known)
-        return layout.flat(y.view(*inputs.shape[:-1], -1))
+            known = layout.ordered(self.known).flatten(0, -2)
+        y = _weighted(inputs.flatten(0, -2), layout.groups, weight, bias, known)
+        return layout.restored(y if self.dims == 2 else y.unflatten(0, inputs.shape[:-1]))
 
 
-def _weighted(x: Tensor, weight: Moved, bias: Moved | None, known: Tensor | None) -> Tensor:
-    """X_j (W + e_j)^T + beta + e'_j, (groups, N, p); `known` is X W^T + beta."""
-    shift = None if bias is None else bias.value
+def _by_group(x: Tensor, groups: int) -> Tensor:
+    """Rows, group after group, as (groups, N, the last axis)."""
+    return x.reshape(groups, -1, x.shape[-1])
+
+
+def _weighted(
+    x: Tensor, groups: int, weight: Moved, bias: Moved | None, known: Tensor | None
+) -> Tensor:
+    """X_j (W + e_j)^T + beta + e'_j, (groups * N, p); `known` is X W^T + beta."""
     if isinstance(weight.by, tuple) and not any(rows.is_one_hot for rows in weight.rows):
         (rows,) = weight.rows
-        if bias is not None and bias.apart:
-            shift = known = None
-        e = None if bias is None or bias.apart else bias.by
         x = x.to(computed_in(x))
-        y = _LowRank.apply(x, weight.value, shift, rows.left, rows.right, rows.c, known, e)
+        if bias is not None and bias.apart:
+            y = _LowRank.apply(x, weight.value, None, rows, None, None)
+            return _plus_each(y, groups, bias.value)
+        shift, e = (None, None) if bias is None else (bias.value, bias.by)
+        return _LowRank.apply(x, weight.value, shift, rows, known, e)
+    if weight.apart:
+        y = torch.bmm(_by_group(x, groups), weight.value.mT).flatten(0, 1)
+    elif isinstance(weight.by, Dense):
+        y = _PerGroup.apply(x.to(computed_in(x)), weight.value, weight.by)
     else:
-        if weight.apart:
-            y = torch.bmm(x, weight.value.mT)
-        elif isinstance(weight.by, Dense):
-            y = _PerGroup.apply(x.to(computed_in(x)), weight.value, weight.by)
-        else:
-            y = functional.linear(x, weight.value)
-            for rows in weight.rows:
-                y = y + rows.applied(x).to(y.dtype)
-        if bias is not None and not bias.apart:
-            each = bias.value if bias.stays else bias.each()[:, None]
-            return y + each.to(y.dtype)
-    if bias is not None and bias.apart:
-        return y + bias.value[:, None].to(y.dtype)
-    return y
+        y = functional.linear(x, weight.value)
+        for rows in weight.rows:
+            y = y + rows.applied(_by_group(x, groups)).flatten(0, 1).to(y.dtype)
+    if bias is None:
+        return y
+    return y + bias.value.to(y.dtype) if bias.stays else _plus_each(y, groups, bias.each())
+
+
+def _plus_each(y: Tensor, groups: int, each: Tensor) -> Tensor:
+    """Every group's own bias, (groups, p), added to its rows."""
+    return (_by_group(y, groups) + each[:, None].to(y.dtype)).flatten(0, 1)
 
 
 class _PerGroup(torch.autograd.Function):
@@ -101,19 +109,24 @@ class _PerGroup(torch.autograd.Function):
         each = e.added_to(weight).to(x.dtype)
         ctx.save_for_backward(x, each)
         ctx.dtype = weight.dtype
+        groups, p, _ = each.shape
+        y = x.new_empty(x.shape[0], p)  # no view: what follows may work in place
         with as_given(x):
-            return torch.bmm(x, each.mT)
+            torch.bmm(_by_group(x, groups), each.mT, out=_by_group(y, groups))
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, each = ctx.saved_tensors
         (d,) = grads
-        dx = torch.bmm(d, each) if ctx.needs_input_grad[0] else None
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = torch.bmm(_by_group(d, each.shape[0]), each).flatten(0, 1)
         return dx, _summed(ctx, d, x, ctx.dtype), None
 
 
 class _LowRank(torch.autograd.Function):
-    """X_j W^T + beta + c_j (X_j R_j^T) L_j, for e_j = c_j L_j^T R_j that is never formed.
+    """X_j W^T + beta + e'_j + c_j (X_j R_j^T) L_j, for e_j = c_j L_j^T R_j that is never formed.
 
     Autograd would keep the scores X_j R_j^T, which the backward pass does not need.
     """
@@ -124,22 +137,26 @@ class _LowRank(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        left: Tensor,
-        right: Tensor,
-        c: Tensor | None,
+        rows: Rows,
         known: Tensor | None,
         e: Dense | None,
     ) -> Tensor:
-        left, right, cast = left.to(x.dtype), right.to(x.dtype), weight.to(x.dtype)
-        c = None if c is None else c.to(x.dtype)[:, None, None]
+        left, right, cast = rows.left.to(x.dtype), rows.right.to(x.dtype), weight.to(x.dtype)
+        c = None if rows.c is None else rows.c.to(x.dtype)[:, None, None]
         ctx.save_for_backward(x, cast, left, right, c)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        carried = e is not None and rows.carries(e)
         with as_given(x):
-            y = x.new_empty(*x.shape[:2], len(weight))  # no view: what follows may work in place
-            if known is None:
-                _product(x.flatten(0, 1), cast.mT, bias, y.flatten(0, 1))
-            _plus_product(y if known is None else known, x, right, left, c, y)
-            return y if e is None else e.added_in_place(y)
+            if known is not None:
+                y = torch.empty_like(known)  # no view: what follows may work in place
+            elif bias is None:
+                y = known = torch.mm(x, cast.mT)
+            else:
+                y = known = torch.addmm(bias.to(x.dtype), x, cast.mT)
+            _plus_product(known, x, right, left, c, y, plus_one=carried)
+            if e is not None and not carried:
+                e.added_in_place(_by_group(y, left.shape[0]))
+            return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
@@ -147,34 +164,34 @@ class _LowRank(torch.autograd.Function):
         (d,) = grads
         dx = shift = None
         if ctx.needs_input_grad[0]:
-            dx = (d.flatten(0, 1) @ weight).view_as(x)
+            dx = d @ weight
             _plus_product(dx, d, left, right, c, dx)
         if ctx.needs_input_grad[2]:
-            shift = d.flatten(0, 1).sum(0).to(ctx.dtypes[1])
-        return dx, _summed(ctx, d, x, ctx.dtypes[0]), shift, None, None, None, None, None
-
-
-def _product(x: Tensor, w: Tensor, shift: Tensor | None, out: Tensor) -> None:
-    """X W + shift."""
-    if shift is None:
-        torch.mm(x, w, out=out)
-    else:
-        torch.addmm(shift.to(x.dtype), x, w, out=out)
+            shift = d.sum(0).to(ctx.dtypes[1])
+        return dx, _summed(ctx, d, x, ctx.dtypes[0]), shift, None, None, None
 
 
 def _plus_product(
-    y: Tensor, x: Tensor, inner: Tensor, outer: Tensor, c: Tensor | None, out: Tensor
+    y: Tensor,
+    x: Tensor,
+    inner: Tensor,
+    outer: Tensor,
+    c: Tensor | None,
+    out: Tensor,
+    *,
+    plus_one: bool = False,
 ) -> None:
-    """y_j + c_j (x_j inner_j^T) outer_j."""
-    add = torch.addcmul if inner.shape[1] == 1 else torch.baddbmm
-    add(y, scores(x, inner, c), outer, out=out)
+    """y_j + c_j (x_j inner_j^T) outer_j, or with 1 added to the product in the parentheses."""
+    groups, n, _ = inner.shape
+    add = torch.addcmul if n == 1 else torch.baddbmm
+    found = scores(_by_group(x, groups), inner, c, plus_one=plus_one)
+    there = _by_group(y, groups)
+    add(there, found, outer, out=there if out is y else _by_group(out, groups))
 
 
 def _summed(ctx: Any, d: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor | None:  # noqa: ANN401
     """The gradient of a weight that all groups share, if it is wanted."""
-    if not ctx.needs_input_grad[1]:
-        return None
-    return (d.flatten(0, 1).mT @ x.flatten(0, 1)).to(dtype)
+    return (d.mT @ x).to(dtype) if ctx.needs_input_grad[1] else None
 
 
 def linear(
