@@ -275,6 +275,7 @@ TRAINING = [
         "test_precision::test_the_host_never_waits_for_the_device",
         "test_precision::test_a_whole_step_can_be_captured_in_a_graph",
         "test_precision::test_a_model_that_is_compiled_for_the_device_gives_the_same_gradients",
+        "test_precision::test_a_step_that_is_compiled_for_the_device_gives_the_same_gradients",
     ),
     fault(
         "Clipping acts on the direction only",

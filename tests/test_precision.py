@@ -297,6 +297,23 @@ def test_a_model_that_is_compiled_for_the_device_gives_the_same_gradients(rule: 
     assert distance(*found) <= 1e-4  # float32, in another order
 
 
+@gpu
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_a_step_that_is_compiled_for_the_device_gives_the_same_gradients(mode: str):
+    torch._dynamo.reset()
+    found = []
+    for compiled in (False, True):
+        model, data = smooth(torch.float32).cuda(), batches(3, dtype=torch.float32)
+        sharp = fm.SharpnessAware(model, fm.gsam(0.3))
+        step = sharp.compiled(loss_of(model), mode=mode) if compiled else None
+        for batch in data:
+            moved = to(batch, "cuda")
+            step(*moved) if step else sharp.backward(loss_of(model), *moved)
+        found.append(gradients(model))
+    assert distance(*found) <= 1e-4  # float32, in another order
+
+
 class Long(nn.Module):
     """Eight long vectors; the forward pass makes nothing that is as long as they are."""
 

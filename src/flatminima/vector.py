@@ -377,7 +377,8 @@ def _is_zero(scale: float | Tensor) -> bool:
 def _on_host(part: Tensor, scale: Tensor) -> bool:
     """Whether reading the scale costs nothing."""
     kinds = {part.device.type, scale.device.type}
-    return kinds == {"cpu"} and not torch.compiler.is_compiling() and not _is_mapped()
+    has_value = type(scale) is Tensor  # and no tensor that stands for one while a step is traced
+    return has_value and kinds == {"cpu"} and not torch.compiler.is_compiling() and not _is_mapped()
 
 
 def _is_mapped() -> bool:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from flatminima.engine.buffers import Buffers
+from flatminima.engine.compiled import Whole
 from flatminima.engine.distributed import Ranks, Sync
 from flatminima.engine.groups import groups
 from flatminima.engine.msam import Engine, Grouped
@@ -191,6 +192,57 @@ class SharpnessAware:
         check_owners("backward_fn", [backward_fn])
         call = Call(loss_fn=loss_fn, scaler=scaler, backward_fn=backward_fn)
         return self._carry_out(lambda: self._mean(call, batch))
+
+    def compiled(
+        self,
+        loss_fn: LossFn,
+        *,
+        model: nn.Module | None = None,
+        **options: Any,  # noqa: ANN401 - torch's own
+    ) -> Callable[..., Tensor]:
+        """The whole step as one compiled graph: `step(*batch)` for `backward(loss_fn, *batch)`.
+
+            step = sharp.compiled(loss_fn);   .grad += d,   d as in `backward`, to rounding
+
+        Args:
+            loss_fn: `loss_fn(*batch)` returns the mean loss over the batch's examples, a 0-d
+                tensor. It is read once for each kind of batch (shapes, modes of the modules, frozen
+                parameters): Python numbers that it uses are then fixed, tensors are not.
+            model: The module, where this object was made from parameters alone.
+            **options: Passed on to `torch.compile`, such as `mode="reduce-overhead"`.
+
+        Returns:
+            A function of the batch that adds the direction to `.grad` and returns the loss.
+
+        Raises:
+            ValueError: If there are groups (`m`), observers or `rounding="stochastic"`, the module
+                is not known or another one, or the rule is not a `Probe`.
+            RuntimeError: If there are several processes; and on use, if the loss looks at values or
+                draws random numbers (dropout).
+
+        Cost: as `backward`, after the compiler's seconds or minutes for each kind of batch; no
+            buffer of displaced weights that lasts. The radius may change from step to step.
+
+        Example:
+            >>> from flatminima.rules.zoo import sam
+            >>> model = nn.Linear(1, 1, bias=False)
+            >>> _ = nn.init.constant_(model.weight, 2.0)
+            >>> sharp = SharpnessAware(model, sam(rho=0.5))
+            >>> step = sharp.compiled(lambda x: 0.5 * model(x).square().mean(), backend="eager")
+            >>> step(torch.ones(4, 1)), model.weight.grad
+            (tensor(2.), tensor([[2.5000]]))
+        """
+        check_owners("loss_fn", [loss_fn])
+        if self.m is not None or self.observe:
+            got = f"m={self.m}" if self.m is not None else "some"
+            what = "no m" if self.m is not None else "no observers"
+            raise ValueError(f"compiled must have {what}, got {got}; use backward")
+        whole = Whole.of(self._body, model or self._grouped.model, self.rule, loss_fn, options)
+
+        def step(*batch: Any) -> Tensor:  # noqa: ANN401 - a batch is whatever the loss takes
+            return self._carry_out(lambda: whole.step(self._look(batch)))
+
+        return step
 
     def _carry_out(
         self, conversed: Callable[[], tuple[Tensor, Vector]], *, add: bool = True

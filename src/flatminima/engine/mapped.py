@@ -7,7 +7,7 @@ does it; the price is as many copies of the weights and of the gradient as there
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from flatminima.engine.batched.derived import over_groups
+from flatminima.engine.functional import Bound, names
 from flatminima.engine.groups import examples, groups
 from flatminima.engine.passes import Body, Call
 from flatminima.engine.pieces import cut
@@ -31,23 +32,11 @@ Answer: TypeAlias = tuple[Tensor, Vector]
 COPIES = 3  # of the parameters for each group: where it looks, and two gradients
 
 
-class _Loss(nn.Module):
-    """A loss function as a module, so that the weights of the model inside can be replaced."""
-
-    def __init__(self, model: nn.Module, loss_fn: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.model = model
-        self.loss_fn = loss_fn
-
-    def forward(self, *batch: Any) -> Tensor:  # noqa: ANN401 - a batch is whatever the loss takes
-        return self.loss_fn(*batch)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Groups:
     """The groups of one piece of a batch, all of the same size, and their losses."""
 
-    module: _Loss
+    module: Bound
     names: list[str]  # of the parameters, in the order of a vector's parts
     params: tuple[Tensor, ...]
     parts: list[tuple[Any, ...]]
@@ -169,14 +158,13 @@ def mapped(
             "mapping; hand its items over as a dict"
         )
     params = body.parameters.tensors
-    known = {id(param): f"model.{name}" for name, param in model.named_parameters()}
-    names = [known[id(param)] for param in params]
+    named = names(model, params)
     size = sum(param.numel() * param.element_size() for param in params)
     at_once = None if memory_limit is None else max(1, int(memory_limit / (COPIES * size)))
     loss, direction, count = torch.zeros(()), Vector(()), 0
     for piece, (number, few) in cut(batch, m, at_once):
         parts = [group for group, _ in groups(piece, few)]
-        every = _Groups(module=_Loss(model, call.loss_fn), names=names, params=params, parts=parts)
+        every = _Groups(module=Bound(model, call.loss_fn), names=named, params=params, parts=parts)
         try:
             with body.buffers.watched(), body.buffers.held():
                 one_loss, one = _conversed(every, rule, look)

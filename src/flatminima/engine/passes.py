@@ -18,7 +18,7 @@ from flatminima.engine.weights import Weights
 from flatminima.rules.rule import Ask, Here
 from flatminima.vector import Vector
 
-__all__ = ["Body", "Call", "LossFn", "Passes", "Scaler", "Source", "poisoned"]
+__all__ = ["Body", "Call", "LossFn", "Passes", "Scaler", "Source", "check_loss", "poisoned"]
 
 LossFn = Callable[..., Tensor]
 
@@ -72,7 +72,7 @@ class Call:
         """Forward and backward, wherever the weights are."""
         displaced = None if here else getattr(self.loss_fn, "displaced", None)
         loss = (displaced or self.loss_fn)(*batch)
-        _check_loss(loss)
+        check_loss(loss)
         clean, scale = loss.detach(), None
         if self.scaler is not None:
             scale = self.scaler.scale(torch.ones((), device=loss.device))
@@ -227,7 +227,15 @@ class Passes(ExitStack):
         return gradient
 
 
-def _check_loss(loss: object) -> None:
+def check_loss(loss: object) -> None:
+    """Refuse what is not the mean loss of a batch.
+
+    Args:
+        loss: What `loss_fn` returned.
+
+    Raises:
+        TypeError: If it is no 0-d tensor with a graph.
+    """
     if not isinstance(loss, Tensor):
         raise TypeError(f"loss_fn must return a 0-d tensor, got {type(loss).__name__}")
     if loss.dim() != 0:
@@ -273,7 +281,8 @@ def poisoned(direction: Vector, finite: Tensor) -> Vector:
     Returns:
         The direction, with one part replaced if `finite` is false.
     """
-    if finite.device.type == "cpu" and bool(finite):
+    has_value = type(finite) is Tensor  # and stands for none while a step is traced
+    if has_value and finite.device.type == "cpu" and bool(finite):
         return direction
     parts = list(direction.parts)
     for index, part in enumerate(parts):
