@@ -8,7 +8,8 @@ engine's step would be slower. Printed are minimum and median in milliseconds, t
 to plain SAM's (m = B), the median of the ratios to plain SAM in the same round with its quartiles,
 and the peak of live tensor bytes during a step beyond that of plain SAM. For `auto` the last column
 names what it took, and how its time compares with the best engine's, as a median of ratios within
-rounds.
+rounds. `compiled` (not by default, for the compiler takes its time) is
+`SharpnessAware.compiled`, also of plain SAM; its memory is seen on an accelerator only.
 
 Measured at 588b4c2, on 2026-11-27, with torch 2.15.0 and one thread of an x86-64
 CPU that ran other work beside it: `--quick --threads 1 --rounds 15 --models mlp --engines
@@ -80,11 +81,13 @@ The other models were last measured just before 13400ec, on 2026-11-21, on one t
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import statistics
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -181,11 +184,16 @@ def measure(name: str, options: argparse.Namespace) -> None:
     steps: dict[tuple[str, int], Callable[[], object]] = {}
     steps["sgd", size] = lambda: loss_fn(*batch).backward()
     made = {("sam", size): fm.SharpnessAware(net, fm.sam(0.05))}
+    if "compiled" in options.engines:
+        made["compiled", size] = fm.SharpnessAware(net, fm.sam(0.05))
     for m in [m for m in options.m if m < size]:
         for engine in options.engines:
-            made[engine, m] = fm.SharpnessAware(net, fm.sam(0.05), m=m, engine=engine)
+            named = "auto" if engine == "compiled" else engine
+            made[engine, m] = fm.SharpnessAware(net, fm.sam(0.05), m=m, engine=named)
     for key, sharp in made.items():
-        steps[key] = lambda sharp=sharp: sharp.backward(loss_fn, *batch)
+        compiled = key[0] == "compiled"
+        step = sharp.compiled(loss_fn) if compiled else partial(sharp.backward, loss_fn)
+        steps[key] = partial(step, *batch)
     for key, step in list(steps.items()):  # the first step of `auto` is its trial
         net.zero_grad()
         try:
@@ -193,7 +201,8 @@ def measure(name: str, options: argparse.Namespace) -> None:
         except (RuntimeError, ValueError) as refusal:
             del steps[key]
             print(f"{name:<12}{size:>5}{key[1]:>5}  {key[0]:<8}  refused: {str(refusal)[:60]} ...")
-    bytes_of = {key: peak(step, net, device) for key, step in steps.items()}
+    seen = {key for key in steps if device.type == "cuda" or key[0] != "compiled"}
+    bytes_of = {key: peak(steps[key], net, device) if key in seen else math.nan for key in steps}
     times: dict[tuple[str, int], list[float]] = {key: [] for key in steps}
     for _ in range(options.rounds):
         for key, step in steps.items():
@@ -217,7 +226,7 @@ def report(
         note = ""
         if engine == "auto":
             chosen = "".join(made[engine, m].state_dict()["engines"].values())
-            others = [key for key in times if key[1] == m and key[0] in ("loop", "vmap", "batched")]
+            others = [key for key in times if key[1] == m and key[0] in ENGINES[:3]]
             best = min(others, key=lambda key: statistics.median(times[key]), default=None)
             note = chosen if best is None else f"{chosen} {paired(seconds, times[best])[0]:.2f}"
         extra = (bytes_of[engine, m] - bytes_of["sam", size]) / 2**20

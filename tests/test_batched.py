@@ -203,6 +203,9 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], str]] = {
 }  # fmt: skip
 
 
+TRACEABLE = [name for name in ARCHITECTURES if name != "conv, cumulative"]
+
+
 def batch_of(kind: str, examples: int = EXAMPLES) -> tuple[Tensor, Tensor]:
     if kind == "tokens":
         x = torch.randint(11, (examples, 5))
@@ -230,12 +233,16 @@ def loss_of(model: nn.Module) -> Callable[..., Tensor]:
     return loss_fn
 
 
-def stepped(sharp: fm.SharpnessAware, model: nn.Module, batch: Any, steps: int = 2) -> list[Any]:
-    """What some steps give and leave: losses, directions, buffers."""
+def stepped(
+    sharp: fm.SharpnessAware, model: nn.Module, batch: Any, steps: int = 2, *, whole: bool = False
+) -> list[Any]:
+    """What some steps give and leave: losses, directions, buffers; or some compiled steps."""
     seen: list[Any] = []
+    loss_fn = loss_of(model)
+    compiled = sharp.compiled(loss_fn, backend="eager") if whole else None
     for _ in range(steps):
         model.zero_grad(set_to_none=True)
-        loss = sharp.backward(loss_of(model), *batch)
+        loss = compiled(*batch) if compiled else sharp.backward(loss_fn, *batch)
         seen.append((loss, [param.grad for param in model.parameters()]))
         with torch.no_grad():
             for param in model.parameters():
@@ -297,6 +304,19 @@ RULES = [
 ]
 
 
+@pytest.mark.parametrize("m", [1, slow(4)])
+@pytest.mark.parametrize("name", [name if name == "mlp" else slow(name) for name in TRACEABLE])
+def test_a_step_that_is_compiled_as_a_whole_is_the_loop(name: str, m: int):
+    torch._dynamo.reset()
+    model, batch = made(name)
+    other = copy.deepcopy(model)
+    got = stepped(sharp := fm.SharpnessAware(model, fm.sam(0.3), m=m), model, batch, whole=True)
+    assert_close(
+        got, stepped(fm.SharpnessAware(other, fm.sam(0.3), m=m, engine="loop"), other, batch)
+    )
+    assert sharp.group_norms is not None and len(sharp.group_norms) == -(-EXAMPLES // m)
+
+
 @every_choice
 @pytest.mark.parametrize("name", ["mlp", "residual", "conv, group norm", "language, tied"])
 @pytest.mark.parametrize("m", [1, slow(4)])
@@ -310,6 +330,18 @@ def test_every_geometry_is_the_loops(rule: Any, m: int, name: str, choice: Any):
 def test_a_memory_limit_changes_nothing(name: str):
     compare(name, 1, memory_limit=20000.0)
     compare(name, 3, memory_limit=1.0)
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual", "weight norm"])
+def test_it_works_where_gradients_are_switched_off(name: str):
+    found = []
+    for switched_off in (False, True):
+        model, batch = made(name)
+        sharp = fm.SharpnessAware(model, fm.sam(0.3), m=2, engine="batched")
+        with torch.set_grad_enabled(not switched_off):
+            sharp.backward(loss_of(model), *batch)
+        found.append([param.grad for param in model.parameters()])
+    assert same_bits(*found)
 
 
 def test_an_input_that_was_written_to_is_computed_again():

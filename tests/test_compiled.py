@@ -224,7 +224,7 @@ def test_torchs_own_compiler_gives_the_same_gradients():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"m": 2}, "must have no m, got m=2"),
+        ({"m": 2, "rule": fm.gsam(0.3)}, "rule must take the perturbed gradient as it is to be"),
         ({"observe": [print]}, "must have no observers, got some"),
         ({"rounding": "stochastic"}, "rounding must be 'nearest' to be compiled"),
         ({"rule": fm.looksam(0.3)}, "rule must be a Probe to be compiled .* got looksam"),
@@ -254,6 +254,19 @@ def test_a_model_that_is_compiled_already_is_refused():
         ValueError, match="model must be as it was written, got one that is compiled"
     ):
         fm.SharpnessAware(model, fm.sam(0.3)).compiled(loss_of(model))
+
+
+def test_groups_that_are_not_provably_exact_are_refused():
+    model, (batch,) = noisy(), batches(1)
+    model[1].momentum, model[3].p = None, 0.0
+    four = fm.SharpnessAware(model, fm.sam(0.3), m=4).compiled(loss_of(model), backend="eager")
+    with pytest.raises(RuntimeError, match="the batch must hold two whole groups, got 6"):
+        four(*batch)
+    two = fm.SharpnessAware(model, fm.sam(0.3), m=2).compiled(loss_of(model), backend="eager")
+    with pytest.raises(RuntimeError, match="a step with m=2 must be provably exact"):
+        two(*batch)
+    with pytest.raises(RuntimeError, match="running statistics must have a momentum, got None"):
+        two(*batch)
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch):

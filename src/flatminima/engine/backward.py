@@ -215,10 +215,10 @@ class SharpnessAware:
             A function of the batch that adds the direction to `.grad` and returns the loss.
 
         Raises:
-            ValueError: If there are groups (`m`), observers or `rounding="stochastic"`, the module
-                is not known or another one, or the rule is not a `Probe`.
+            ValueError: If there are observers or `rounding="stochastic"`, the module is not known
+                or another one, or the rule is not a `Probe` (with `m`: has no batched form).
             RuntimeError: If there are several processes; and on use, if the loss looks at values or
-                draws random numbers (dropout).
+                draws random numbers (dropout), or `m` is not provably exact in its batched form.
 
         Cost: as `backward`, after the compiler's seconds or minutes for each kind of batch; no
             buffer of displaced weights that lasts. The radius may change from step to step.
@@ -233,14 +233,17 @@ class SharpnessAware:
             (tensor(2.), tensor([[2.5000]]))
         """
         check_owners("loss_fn", [loss_fn])
-        if self.m is not None or self.observe:
-            got = f"m={self.m}" if self.m is not None else "some"
-            what = "no m" if self.m is not None else "no observers"
-            raise ValueError(f"compiled must have {what}, got {got}; use backward")
-        whole = Whole.of(self._body, model or self._grouped.model, self.rule, loss_fn, options)
+        if self.observe:
+            raise ValueError("compiled must have no observers, got some; use backward")
+        model = model or self._grouped.model
+        whole = Whole.of(self._body, model, self.rule, self.m, loss_fn, options)
 
         def step(*batch: Any) -> Tensor:  # noqa: ANN401 - a batch is whatever the loss takes
-            return self._carry_out(lambda: whole.step(self._look(batch)))
+            return self._carry_out(lambda: taken(batch))
+
+        def taken(batch: tuple[Any, ...]) -> tuple[Tensor, Vector]:
+            loss, direction, self._grouped.group_norms = whole.step(self._look(batch))
+            return loss, direction
 
         return step
 

@@ -1,10 +1,8 @@
 """A whole step as one graph: both passes, the rule and all that is between them, for a compiler.
 
-    (loss, d) = F(w, buffers, rho, batch)
-
 The conversation is carried out once with tensors that have shapes and no values. What torch was
-asked to do meanwhile is F, a pure function: the weights never move, and buffers move as they do in
-the first pass. `torch.compile` makes of it what it can (fewer and larger kernels, CUDA graphs).
+asked to do meanwhile is a pure function (`traced`), of which `torch.compile` makes what it can:
+fewer and larger kernels, CUDA graphs.
 """
 
 from __future__ import annotations
@@ -15,15 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from flatminima.engine.batched.coverage import eager
-from flatminima.engine.buffers import SMALL
+from flatminima.engine.batched.geometry import Geometry
+from flatminima.engine.batched.tape import NotCovered
 from flatminima.engine.functional import Bound, names
-from flatminima.engine.passes import Body, check_loss, poisoned
+from flatminima.engine.groups import examples
+from flatminima.engine.passes import Body, Call
+from flatminima.engine.pieces import Facts, Step
+from flatminima.engine.traced import Groups, Losses, conversed
 from flatminima.perturb import Radius
-from flatminima.rules.rule import HERE, Look, Probe, Rule, spelled
+from flatminima.rules.rule import Look, Probe, Rule, spelled
 from flatminima.vector import Vector
 
 __all__ = ["Whole"]
@@ -34,12 +35,13 @@ PLAIN = bool | int | float | complex | str | None
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """A step that is traced as a whole.
+    """A step that is compiled as a whole.
 
     Args:
         body: What the step acts on.
         model: The model that the loss calls.
         rule: The rule.
+        m: Examples per perturbation, in the batched form; `None` for the whole batch.
         loss_fn: The loss.
         options: What `torch.compile` is to know.
     """
@@ -47,6 +49,7 @@ class Whole:
     body: Body
     model: nn.Module
     rule: Probe
+    m: int | None
     loss_fn: Callable[..., Tensor]
     options: dict[str, Any]
     _graphs: dict[Any, _Graph] = field(default_factory=dict)
@@ -56,15 +59,17 @@ class Whole:
         body: Body,
         model: nn.Module | None,
         rule: Rule,
+        m: int | None,
         loss_fn: Callable[..., Tensor],
         options: dict[str, Any],
     ) -> Whole:
-        """The step, if it can be traced.
+        """The step, if it can be compiled.
 
         Args:
             body: What the step acts on.
             model: The model that the loss calls, where it is known.
             rule: The rule.
+            m: Examples per perturbation.
             loss_fn: The loss.
             options: What `torch.compile` is to know.
 
@@ -94,16 +99,21 @@ class Whole:
                 "rule must be a Probe to be compiled as a whole, the same in every step, "
                 f"got {spelled(rule)}; compile the model instead: torch.compile(model)"
             )
+        geometry = Geometry.of(rule)
+        if m is not None and isinstance(geometry, str):
+            raise ValueError(
+                f"rule must {geometry} to be compiled with m, got {spelled(rule)}; use backward"
+            )
         if distributed.is_available() and distributed.is_initialized():
             raise RuntimeError(
                 "compiled must have the whole batch in one process, got several; use backward"
             )
         if body.weights.rounding is not None:
             raise ValueError("rounding must be 'nearest' to be compiled, got 'stochastic'")
-        return Whole(body=body, model=model, rule=rule, loss_fn=loss_fn, options=options)
+        return Whole(body=body, model=model, rule=rule, m=m, loss_fn=loss_fn, options=options)
 
-    def step(self, look: Look) -> tuple[Tensor, Vector]:
-        """The loss and the direction for the batch of `look`; buffers move as in a first pass."""
+    def step(self, look: Look) -> tuple[Tensor, Vector, Tensor | None]:
+        """The loss, the direction and the norms of groups; buffers move as in a first pass."""
         leaves, spec = tree_flatten(look.batch)
         for leaf in leaves:
             if not isinstance(leaf, Tensor | PLAIN):
@@ -115,35 +125,35 @@ class Whole:
         radii, places = _radii(look.rho, self.body.parameters.tensors)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         buffers = dict(self.model.named_buffers())
-        key = self._key(leaves, spec, look, buffers, places)
+        key = self._key(look, buffers, places)
         if key not in self._graphs:
-            self._graphs[key] = self._traced(leaves, spec, look, buffers, radii, places)
+            self._graphs[key] = self._traced(look, buffers, radii, places)
         graph = self._graphs[key]
         inputs = [*self.body.parameters.tensors, *buffers.values(), *radii, *tensors]
         kind = inputs[0].device.type
         with torch.no_grad(), torch.autocast(kind, enabled=False):
-            loss, *rest = graph.run(*[tensor.detach() for tensor in inputs])
-            moved = rest[: len(graph.moved)]
-            for name, now in zip(graph.moved, moved, strict=True):
+            results = graph.run(*[tensor.detach() for tensor in inputs])
+            count = len(graph.moved)
+            for name, now in zip(graph.moved, results[:count], strict=True):
                 buffers[name].copy_(now)
-            parts = rest[len(graph.moved) :]
+            loss, norms, *parts = results[count:]
             if kind == "cuda":  # a CUDA graph's next run writes to the same memory
-                loss, *parts = [tensor.clone() for tensor in (loss, *parts)]
+                loss, norms, *parts = [tensor.clone() for tensor in (loss, norms, *parts)]
         found = iter(parts)
-        return loss, Vector(next(found) if there else None for there in graph.present)
+        direction = Vector(next(found) if there else None for there in graph.present)
+        return loss, direction, norms if len(norms) else None
 
     def _key(
-        self,
-        leaves: list[Any],
-        spec: Any,  # noqa: ANN401 - torch's own
-        look: Look,
-        buffers: dict[str, Tensor],
-        places: tuple[int | None, ...],
+        self, look: Look, buffers: dict[str, Tensor], places: tuple[int | None, ...]
     ) -> tuple[Any, ...]:
         """What a graph is good for."""
+        leaves, spec = tree_flatten(look.batch)
         params = self.body.parameters.tensors
         kind = params[0].device.type
-        batch = [_kind(leaf) if isinstance(leaf, Tensor) else (type(leaf), leaf) for leaf in leaves]
+        batch = [
+            _kind(leaf) if isinstance(leaf, Tensor) else (type(leaf), leaf)  # 1 is not True
+            for leaf in leaves
+        ]
         return (
             str(spec),
             tuple(batch),
@@ -156,40 +166,43 @@ class Whole:
 
     def _traced(
         self,
-        leaves: list[Any],
-        spec: Any,  # noqa: ANN401 - torch's own
         look: Look,
         buffers: dict[str, Tensor],
         radii: list[Tensor],
         places: tuple[int | None, ...],
     ) -> _Graph:
-        """F, and in which order its inputs and results are."""
+        """The pure function, as a graph, and what its results are."""
         from torch.fx.experimental.proxy_tensor import make_fx  # noqa: PLC0415 - slow to import
 
+        leaves, spec = tree_flatten(look.batch)
         params = self.body.parameters.tensors
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         counts = [len(params), len(buffers), len(radii), len(tensors)]
+        groups = self._groups(look)
         moved: list[str] = []
         present: list[bool] = []
 
         def whole(*inputs: Tensor) -> tuple[Tensor, ...]:
-            here, kept, lengths, data = _divided(inputs, counts)
+            w, kept, lengths, data = _divided(inputs, counts)
             given = iter(data)
-            batch = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            losses = _Losses(
+            flat = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            own = tuple(0.0 if place is None else lengths[place] for place in places)
+            here = replace(look, w=Vector(w), own=own, batch=tree_unflatten(flat, spec))
+            losses = Losses(
                 module=Bound(self.model, self.loss_fn),
                 names=names(self.model, params),
                 wanted=[param.requires_grad for param in params],
                 buffers={f"model.{name}": part for name, part in zip(buffers, kept, strict=True)},
-                batch=tree_unflatten(batch, spec),
             )
-            own = tuple(0.0 if place is None else lengths[place] for place in places)
-            talking = replace(look, w=Vector(here), own=own, batch=losses.batch)
-            direction = _conversed(self.rule, talking, here, losses)
+            if groups is None:
+                loss, direction = conversed(self.rule, here, w, losses)
+                norms = loss.new_zeros(0)
+            else:
+                loss, direction, norms = groups.conversed(here, w, losses)
             moved[:] = [name.removeprefix("model.") for name in losses.moved]
             present[:] = [part is not None for part in direction.parts]
             parts = [part for part in direction.parts if part is not None]
-            return losses.loss, *losses.moved.values(), *parts
+            return *(losses.buffers[name] for name in losses.moved), loss, norms, *parts
 
         inputs = [*(param.detach() for param in params), *buffers.values(), *radii, *tensors]
         with eager(), torch.no_grad():
@@ -205,69 +218,37 @@ class Whole:
         run = torch.compile(traced, dynamic=False, fullgraph=True, **self.options)
         return _Graph(run=run, moved=moved, present=present)
 
+    def _groups(self, look: Look) -> Groups | None:
+        """How groups are carried out; `None` if there is only one, or nothing moves."""
+        batch, geometry = look.batch or (), Geometry.of(self.rule)
+        if self.m is None or isinstance(geometry, str) or not look.moves:
+            return None
+        if examples(batch) <= self.m:
+            return None
+        facts = Facts.of(self.model, self.body.parameters.tensors)
+        call = Call(loss_fn=self.loss_fn)
+        step = Step(self.body, facts, self.m, geometry, call, look)
+        try:
+            if examples(batch) < 2 * self.m:
+                raise NotCovered(f"the batch must hold two whole groups, got {examples(batch)}")
+            if facts.cumulative:
+                raise NotCovered("running statistics must have a momentum, got None")
+            sights = step.rehearsed(batch)
+        except NotCovered as error:
+            raise RuntimeError(
+                f"a step with m={self.m} must be provably exact in one pair of passes to be "
+                f"compiled, got this: {error}; use backward"
+            ) from error
+        return Groups(m=self.m, geometry=geometry, names=facts.names, sights=sights)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Graph:
-    """F for batches of one kind."""
+    """The pure function for batches of one kind."""
 
     run: Callable[..., tuple[Tensor, ...]]
     moved: list[str]  # buffers that are among the results
     present: list[bool]  # whether the direction has a part, parameter by parameter
-
-
-@dataclass(kw_only=True)
-class _Losses:
-    """The loss at any weights, with the buffers as they were; what the first pass moves is kept."""
-
-    module: Bound
-    names: list[str]
-    wanted: list[bool]
-    buffers: dict[str, Tensor]
-    batch: tuple[Any, ...]
-    moved: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    loss: Tensor = field(init=False)
-
-    def gradient(self, at: Sequence[Tensor]) -> Vector:
-        """The gradient at some weights."""
-        leaves = [
-            part.detach().requires_grad_(wanted)
-            for part, wanted in zip(at, self.wanted, strict=True)
-        ]
-        copies = {name: buffer.clone() for name, buffer in self.buffers.items()}
-        state = {**dict(zip(self.names, leaves, strict=True)), **copies}
-        with torch.enable_grad():
-            loss = functional_call(self.module, state, self.batch)
-            check_loss(loss)
-            inputs = [leaf for leaf in leaves if leaf.requires_grad]
-            found = iter(torch.autograd.grad(loss, inputs, allow_unused=True))
-        if not hasattr(self, "loss"):
-            self.loss = loss.detach()
-            # Kernels move running statistics without a trace, so small ones go by suspicion.
-            self.moved = {
-                name: state[name]
-                for name, copy in copies.items()
-                if copy.numel() <= SMALL or state[name] is not copy or copy._version
-            }
-        return Vector(next(found) if wanted else None for wanted in self.wanted)
-
-
-def _conversed(rule: Probe, look: Look, w: Sequence[Tensor], losses: _Losses) -> Vector:
-    """The direction; non-finite if a gradient that was seen is not finite."""
-    talk = replace(rule, rho=0.0)(look)  # the radii are in `look.own`
-    question: Any = next(talk)
-    finite = torch.ones((), dtype=torch.bool, device=w[0].device)
-    while True:
-        at = [part.clone() for part in w]
-        if question is not HERE:
-            question.add_to(at)
-        gradient = losses.gradient(at)
-        try:
-            question = talk.send(gradient)
-        except StopIteration as end:
-            if end.value is not gradient:
-                finite = finite & gradient.norm().isfinite()
-            return poisoned(end.value, finite)
-        finite = finite & gradient.norm().isfinite()
 
 
 def _radii(rho: Radius, params: Sequence[Tensor]) -> tuple[list[Tensor], tuple[int | None, ...]]:
@@ -307,9 +288,21 @@ def _kind(tensor: Tensor) -> tuple[Any, ...]:
 
 def _check_random(traced: torch.fx.GraphModule) -> None:
     for node in traced.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if _draws(node):
             raise RuntimeError(
                 "the step must draw no random numbers to be compiled as a whole, since both passes "
                 f"have the same masks, got {node.target}; set dropout to 0, or compile the model "
                 "instead: torch.compile(model)"
             )
+
+
+def _draws(node: torch.fx.Node) -> bool:
+    """Whether a call draws random numbers; attention is one that may, and says how likely."""
+    operator: Any = node.target
+    if torch.Tag.nondeterministic_seeded not in getattr(operator, "tags", ()):
+        return False
+    for place, argument in enumerate(operator._schema.arguments):
+        if argument.name == "dropout_p":
+            default = node.kwargs.get("dropout_p", argument.default_value)
+            return bool(node.args[place] if place < len(node.args) else default)
+    return True

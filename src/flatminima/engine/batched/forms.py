@@ -117,6 +117,8 @@ class Rows:
     def carries(self, e: Dense) -> bool:
         """Whether `e` moves as the only left factor does: as one more entry of `right`, a 1."""
         left, each = self.left, e.each
+        if type(left) is not Tensor:  # it has no address while a step is traced
+            return False
         same = left.data_ptr() == each.data_ptr() and left.numel() == each.numel()
         return left.shape[1] == 1 and same and self.c is e.c
 

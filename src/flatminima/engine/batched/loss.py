@@ -83,6 +83,7 @@ def _by_group(
 
 def _counts_all(target: Tensor, options: dict[str, Any]) -> bool:
     """Whether every group has the same sum of shares; off the CPU the host does not know."""
-    if target.device.type != "cpu" or options["weight"] is not None:
+    has_value = type(target) is Tensor  # and stands for none while a step is traced
+    if not has_value or target.device.type != "cpu" or options["weight"] is not None:
         return False
     return not bool((target == options["ignore_index"]).any())

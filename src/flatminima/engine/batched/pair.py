@@ -84,7 +84,8 @@ class Pair:
         with torch.no_grad():
             gradients = self._gradients(tape, _backward(tape, loss, unit * self.groups))
             by, norms = self._displacements(gradients, unit)
-        moved = self._moved(tape, by)
+        with torch.enable_grad():  # functions of parameters have a graph of their own
+            moved = self._moved(tape, by)
         return Ascent(loss=loss.detach(), norms=norms, moved=moved, known=tape.known)
 
     def down(self, loss_fn: Callable[[], Tensor], ascent: Ascent) -> Tensor:

@@ -199,6 +199,8 @@ class Known:
 
     def of(self, x: Tensor) -> Tensor | None:
         """The output, if `x` is the very input, and neither has been written to."""
+        if type(x) is not Tensor:  # while a step is traced: the compiler finds it as well
+            return None
         here, there = (
             (part.data_ptr(), part.dtype, part.shape, part.stride()) for part in (x, self.x)
         )
