@@ -114,7 +114,7 @@ class Whole:
 
     def step(self, look: Look) -> tuple[Tensor, Vector, Tensor | None]:
         """The loss, the direction and the norms of groups; buffers move as in a first pass."""
-        leaves, spec = tree_flatten(look.batch)
+        leaves, _ = tree_flatten(look.batch)
         for leaf in leaves:
             if not isinstance(leaf, Tensor | PLAIN):
                 raise TypeError(
