@@ -6,6 +6,23 @@ Plain SAM by `backward`, by `backward` on a model that `torch.compile` has compi
 that is compiled as a whole, in turns; two steps of a kind follow each other, and the second one
 is timed. Printed are medians in milliseconds, the median of the ratios to `backward` in the same
 round with its quartiles, and the seconds until the first step was done.
+
+Printed at ca62335 on 2026-11-27, on an x86-64 CPU whose two cores share their units (`--models mlp
+--rounds 40`, `--models resnet18_gn --rounds 20`):
+
+    torch 2.15.0+cu132, CPU, 2 threads
+    model        plain SAM by     median ms  over backward        first, s
+    mlp          backward              14.8    1.00 [1.00, 1.00]       0.0
+    mlp          compiled model        15.6    1.05 [0.97, 1.18]       2.4
+    mlp          compiled step         11.9    0.80 [0.77, 0.87]       6.5
+    resnet18_gn  backward             259.9    1.00 [1.00, 1.00]       0.4
+    resnet18_gn  compiled model       306.5    1.15 [1.10, 1.19]      61.4
+    resnet18_gn  compiled step        352.5    1.34 [1.26, 1.45]     156.0
+
+So on a CPU it pays for small networks, where much of a step is spent between the operations; in a
+network of convolutions the compiler's own loops for GroupNorm lose more than that, in the model
+alone as well. For groups (`m`) see `m_sam.py --engines batched,compiled`. Not measured on an
+accelerator.
 """
 
 from __future__ import annotations

@@ -11,38 +11,76 @@ names what it took, and how its time compares with the best engine's, as a media
 rounds. `compiled` (not by default, for the compiler takes its time) is
 `SharpnessAware.compiled`, also of plain SAM; its memory is seen on an accelerator only.
 
-Measured at 588b4c2, on 2026-11-27, with torch 2.15.0 and one thread of an x86-64
-CPU that ran other work beside it: `--quick --threads 1 --rounds 15 --models mlp --engines
-loop,batched,auto`. `auto` took the batched engine each time, so its last figure is that of noise.
+Measured at af2fc18, on 2026-11-27, with torch 2.15.0, on an x86-64 CPU whose two cores share
+their units, in a slow hour: `--quick --rounds 15 --models mlp --engines
+loop,batched,auto,compiled`, with `--threads 1` and, below, `--threads 2`. `auto` took the batched
+engine each time, so its last figure is that of noise.
 
-    model           B    m  engine      min ms    median  min / SAM  SAM in a round          MiB
-    mlp           128  128  sgd            6.5       7.2       0.41    0.42 [0.41, 0.43]      -0.0
-    mlp           128  128  sam           15.7      17.0       1.00    1.00 [1.00, 1.00]  +0.0
-    mlp           128    1  loop         516.4     668.3      32.84   39.49 [36.99, 43.97]  +7.8
-    mlp           128    1  batched       13.2      15.4       0.84    0.90 [0.85, 1.06]  +0.6
-    mlp           128    1  auto          12.8      13.8       0.81    0.84 [0.80, 0.96]  +0.6  0.93
-    mlp           128    4  loop         150.6     202.1       9.58   12.13 [11.39, 13.62]  +7.8
-    mlp           128    4  batched       13.6      15.7       0.86    0.96 [0.86, 1.02]  +0.6
-    mlp           128    4  auto          13.4      14.9       0.85    0.87 [0.83, 0.93]  +0.6  0.96
-    mlp           128   16  loop          56.7      61.9       3.60    3.65 [3.59, 4.04]  +7.8
-    mlp           128   16  batched       14.0      14.8       0.89    0.87 [0.84, 0.91]  +0.6
-    mlp           128   16  auto          12.8      14.5       0.81    0.85 [0.80, 0.90]  +0.6  0.97
+    model         B   m  engine    min ms  median  / SAM  SAM in a round           MiB  auto took
+    mlp         128 128  sgd          7.2     8.4   0.40   0.41 [0.36, 0.42]      -0.0
+    mlp         128 128  sam         18.0    23.2   1.00   1.00 [1.00, 1.00]      +0.0
+    mlp         128 128  compiled    14.5    17.8   0.81   0.79 [0.73, 0.83]
+    mlp         128   1  loop       855.1  1139.4  47.59  49.10 [46.26, 52.12]    +7.8
+    mlp         128   1  batched     13.6    19.1   0.76   0.77 [0.74, 0.90]      +0.6
+    mlp         128   1  auto        14.0    18.6   0.78   0.80 [0.75, 0.87]      +0.6  batched 1.03
+    mlp         128   1  compiled    11.6    14.8   0.65   0.62 [0.57, 0.67]
+    mlp         128   4  loop       237.5   343.5  13.22  14.61 [12.77, 16.19]    +7.8
+    mlp         128   4  batched     15.1    19.9   0.84   0.88 [0.76, 1.00]      +0.6
+    mlp         128   4  auto        15.3    19.1   0.85   0.86 [0.71, 1.00]      +0.6  batched 0.94
+    mlp         128   4  compiled    11.6    14.2   0.65   0.64 [0.56, 0.73]
+    mlp         128  16  loop        71.3    92.6   3.97   3.99 [3.54, 4.71]      +7.8
+    mlp         128  16  batched     14.1    18.7   0.79   0.76 [0.66, 0.90]      +0.6
+    mlp         128  16  auto        14.5    18.5   0.81   0.81 [0.63, 0.86]      +0.6  batched 0.99
+    mlp         128  16  compiled    11.9    15.4   0.66   0.62 [0.55, 0.76]
 
-The other models were last measured just before 13400ec, on 2026-11-21, on one thread as well:
-`--quick --threads 1`, 3 rounds, so read the minima. Not measured on an accelerator.
+    mlp         128 128  sgd          4.8     6.1   0.39   0.40 [0.37, 0.42]      -0.0
+    mlp         128 128  sam         12.2    15.2   1.00   1.00 [1.00, 1.00]      +0.0
+    mlp         128 128  compiled     9.7    11.5   0.80   0.78 [0.73, 0.82]
+    mlp         128   1  loop       687.0  1014.9  56.33  66.67 [55.58, 79.32]    +7.8
+    mlp         128   1  batched     10.5    14.8   0.86   1.00 [0.89, 1.15]      +0.6
+    mlp         128   1  auto        10.5    13.4   0.86   0.90 [0.77, 1.05]      +0.6  batched 0.91
+    mlp         128   1  compiled     7.6     9.4   0.62   0.60 [0.56, 0.68]
+    mlp         128   4  loop       217.9   296.2  17.86  18.46 [16.46, 21.96]    +7.8
+    mlp         128   4  batched     11.1    15.8   0.91   1.03 [0.93, 1.25]      +0.6
+    mlp         128   4  auto        11.7    16.8   0.96   1.03 [0.99, 1.22]      +0.6  batched 1.03
+    mlp         128   4  compiled     7.7    10.2   0.63   0.67 [0.58, 0.77]
+    mlp         128  16  loop        64.1    86.5   5.26   5.41 [5.05, 6.13]      +7.8
+    mlp         128  16  batched     12.6    14.8   1.03   0.98 [0.87, 1.09]      +0.6
+    mlp         128  16  auto        11.8    15.0   0.97   0.89 [0.86, 1.11]      +0.6  batched 0.95
+    mlp         128  16  compiled     7.6    10.2   0.62   0.66 [0.58, 0.75]
+
+At the same commit, `--quick --threads 1 --rounds 4 --models gpt,resnet18_gn --engines
+loop,batched,auto`, in a slower hour still. For the language model with m = 4 `auto` took the loop,
+which was 1.20 of the batched step: where the two are near, a trial of some seconds on a machine
+that does other work can err by as much.
+
+    gpt          32  32  sgd        309.3   341.8   0.47   0.48 [0.41, 0.54]      -0.0
+    gpt          32  32  sam        659.1   801.8   1.00   1.00 [1.00, 1.00]      +0.0
+    gpt          32   1  loop      1687.8  1829.2   2.56   2.35 [2.28, 2.46]     -65.0
+    gpt          32   1  batched    849.7  1011.1   1.29   1.35 [1.25, 1.42]     +97.0
+    gpt          32   1  auto       927.2  1044.4   1.41   1.35 [1.23, 1.46]     +97.0  batched 1.02
+    gpt          32   4  loop       883.1   918.1   1.34   1.13 [1.11, 1.26]     -61.9
+    gpt          32   4  batched    691.3   782.1   1.05   0.97 [0.92, 1.07]     +58.8
+    gpt          32   4  auto       937.5   945.0   1.42   1.18 [1.14, 1.30]     -61.9  loop 1.20
+    gpt          32  16  loop       647.4   711.8   0.98   0.88 [0.86, 0.94]     -35.8
+    gpt          32  16  batched    736.3   857.2   1.12   1.07 [1.01, 1.15]     +38.5
+    gpt          32  16  auto       643.5   680.5   0.98   0.85 [0.82, 1.04]     -35.8  loop 1.00
+    resnet18_gn  32  32  sgd        168.0   182.4   0.43   0.44 [0.39, 0.51]      -0.0
+    resnet18_gn  32  32  sam        388.8   423.2   1.00   1.00 [1.00, 1.00]      +0.0
+    resnet18_gn  32   1  loop      1353.7  1666.2   3.48   3.80 [3.61, 3.99]     -26.0
+    resnet18_gn  32   1  batched    642.8   697.7   1.65   1.67 [1.61, 1.70]     +74.2
+    resnet18_gn  32   1  auto       543.1   613.0   1.40   1.47 [1.32, 1.63]     +74.2  batched 0.90
+    resnet18_gn  32   4  loop       709.6   886.9   1.82   2.01 [1.95, 2.06]     -24.8
+    resnet18_gn  32   4  batched    651.0   692.6   1.67   1.70 [1.57, 1.98]     +53.3
+    resnet18_gn  32   4  auto       609.6   848.7   1.57   2.02 [1.83, 2.08]     +53.3  batched 1.09
+    resnet18_gn  32  16  loop       370.2   453.4   0.95   1.13 [0.87, 1.40]     -14.5
+    resnet18_gn  32  16  batched    475.7   624.9   1.22   1.41 [1.15, 1.71]     +42.4
+    resnet18_gn  32  16  auto       389.8   462.0   1.00   1.15 [1.06, 1.21]     -14.5  loop 0.98
+
+These were last measured just before 13400ec, on 2026-11-21, on one thread as well: `--quick
+--threads 1`, 3 rounds, so read the minima. Not measured on an accelerator.
 
     model           B    m  engine      min ms    median  min / SAM  med / SAM       MiB  auto took
-    resnet18_gn    32   32  sgd           76.8      78.0       0.50       0.46      -0.0
-    resnet18_gn    32   32  sam          154.9     168.1       1.00       1.00      +0.0
-    resnet18_gn    32    1  loop         813.2     843.1       5.25       5.01     -26.0
-    resnet18_gn    32    1  batched      299.9     299.9       1.94       1.78     +74.2
-    resnet18_gn    32    1  auto         297.9     303.8       1.92       1.81     +74.2  batched
-    resnet18_gn    32    4  loop         339.2     345.4       2.19       2.05     -24.8
-    resnet18_gn    32    4  batched      283.8     300.2       1.83       1.79     +51.3
-    resnet18_gn    32    4  auto         281.3     285.0       1.82       1.69     +51.3  batched
-    resnet18_gn    32   16  loop         190.2     194.8       1.23       1.16     -14.5
-    resnet18_gn    32   16  batched      235.1     248.9       1.52       1.48     +40.4
-    resnet18_gn    32   16  auto         192.5     195.4       1.24       1.16     -14.5  loop
     resnet18_bn    32   32  sgd           54.4      70.8       0.48       0.46      -0.0
     resnet18_bn    32   32  sam          113.2     152.5       1.00       1.00      +0.0
     resnet18_bn    32    1  loop         475.6     795.4       4.20       5.22     -25.9
@@ -65,17 +103,6 @@ The other models were last measured just before 13400ec, on 2026-11-21, on one t
     vit            32   16  loop        1745.5    4033.4       1.12       2.43    -129.6
     vit            32   16  batched     1784.2    3733.3       1.14       2.25    +119.4
     vit            32   16  auto        1571.2    2690.1       1.01       1.62    -129.6  loop
-    gpt            32   32  sgd          148.0     148.1       0.50       0.49      -0.0
-    gpt            32   32  sam          298.4     299.2       1.00       1.00      +0.0
-    gpt            32    1  loop         627.7     649.9       2.10       2.17     -65.0
-    gpt            32    1  batched      362.0     388.2       1.21       1.30    +100.0
-    gpt            32    1  auto         384.7     404.7       1.29       1.35    +100.0  batched
-    gpt            32    4  loop         373.7     392.0       1.25       1.31     -61.9
-    gpt            32    4  batched      326.2     329.2       1.09       1.10     +61.8
-    gpt            32    4  auto         345.7     350.8       1.16       1.17     +61.8  batched
-    gpt            32   16  loop         335.5     339.7       1.12       1.14     -35.8
-    gpt            32   16  batched      332.0     376.5       1.11       1.26     +37.5
-    gpt            32   16  auto         325.5     329.6       1.09       1.10     -35.8  loop
 """
 
 from __future__ import annotations
@@ -200,7 +227,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
             step()
         except (RuntimeError, ValueError) as refusal:
             del steps[key]
-            print(f"{name:<12}{size:>5}{key[1]:>5}  {key[0]:<8}  refused: {str(refusal)[:60]} ...")
+            print(f"{name:<12}{size:>3}{key[1]:>4}  {key[0]:<8}  refused: {str(refusal)[:60]} ...")
     seen = {key for key in steps if device.type == "cuda" or key[0] != "compiled"}
     bytes_of = {key: peak(steps[key], net, device) if key in seen else math.nan for key in steps}
     times: dict[tuple[str, int], list[float]] = {key: [] for key in steps}
@@ -230,10 +257,12 @@ def report(
             best = min(others, key=lambda key: statistics.median(times[key]), default=None)
             note = chosen if best is None else f"{chosen} {paired(seconds, times[best])[0]:.2f}"
         extra = (bytes_of[engine, m] - bytes_of["sam", size]) / 2**20
+        memory = "" if math.isnan(extra) else f"{extra:+.1f}"
+        quartiles = f"[{low:.2f}, {high:.2f}]"
         print(
-            f"{name:<12}{size:>5}{m:>5}  {engine:<8}{1e3 * min(seconds):>10.1f}"
-            f"{1e3 * statistics.median(seconds):>10.1f}{min(seconds) / min(sam):>11.2f}"
-            f"{middle:>8.2f} [{low:.2f}, {high:.2f}]{extra:>+10.1f}  {note}",
+            f"{name:<12}{size:>3}{m:>4}  {engine:<8}{1e3 * min(seconds):>8.1f}"
+            f"{1e3 * statistics.median(seconds):>8.1f}{min(seconds) / min(sam):>7.2f}"
+            f"  {middle:>5.2f} {quartiles:<14}{memory:>8}  {note}".rstrip(),
             flush=True,
         )
 
@@ -316,8 +345,8 @@ def main() -> None:
     where = torch.cuda.get_device_name() if device.type == "cuda" else threads
     print(f"torch {torch.__version__}, {where}, {options.rounds} interleaved rounds")
     print(
-        f"{'model':<12}{'B':>5}{'m':>5}  {'engine':<8}{'min ms':>10}{'median':>10}"
-        f"{'min / SAM':>11}  SAM in a round   {'MiB':>10}  auto took, to best"
+        f"{'model':<12}{'B':>3}{'m':>4}  {'engine':<8}{'min ms':>8}{'median':>8}{'/ SAM':>7}"
+        f"  {'SAM in a round':<20}{'MiB':>8}  auto took"
     )
     for name in options.models.split(","):
         measure(name, options)
