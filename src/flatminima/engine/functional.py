@@ -21,8 +21,9 @@ class Bound(nn.Module):
         >>> import torch
         >>> model = nn.Linear(1, 1, bias=False)
         >>> loss = Bound(model, lambda x: model(x).sum())
-        >>> torch.func.functional_call(loss, {"model.weight": torch.ones(1, 1)}, torch.ones(2, 1))
-        tensor(2., grad_fn=<SumBackward0>)
+        >>> ones = {"model.weight": torch.ones(1, 1)}
+        >>> torch.func.functional_call(loss, ones, torch.ones(2, 1))
+        tensor(2.)
     """
 
     def __init__(self, model: nn.Module, loss_fn: Callable[..., Tensor]) -> None:
