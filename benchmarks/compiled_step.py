@@ -30,38 +30,23 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from m_sam import MODELS, paired, timed
+from torch import Tensor
 from torch.nn import functional
 
 import flatminima as fm
-from flatminima.models.resnet import resnet18
 
-Batch = tuple[Tensor, Tensor]
-
-
-def mlp() -> tuple[nn.Module, Batch]:
-    """784-512-512-10, batch 128."""
-    net = nn.Sequential(
-        nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)
-    )
-    return net, (torch.randn(128, 784), torch.randint(10, (128,)))
-
-
-def resnet() -> tuple[nn.Module, Batch]:
-    """ResNet-18 with GroupNorm, width 16, batch 32."""
-    return resnet18(width=16), (torch.randn(32, 3, 32, 32), torch.randint(10, (32,)))
-
-
-MODELS = {"mlp": mlp, "resnet18_gn": resnet}
+NAMES = "mlp", "resnet18_gn"
 
 
 def measure(name: str, rounds: int, device: torch.device) -> None:
     torch.manual_seed(0)
-    net, (x, y) = MODELS[name]()
+    build, size = MODELS[name]
+    net, (x, y) = build(size)
     net, batch = net.to(device), (x.to(device), y.to(device))
     steps: dict[str, Callable[[], object]] = {}
     first: dict[str, float] = {}
@@ -73,23 +58,19 @@ def measure(name: str, rounds: int, device: torch.device) -> None:
             return functional.cross_entropy(called(x), y)
 
         sharp = fm.SharpnessAware(own, fm.sam(0.05))
-        whole = sharp.compiled(loss_fn) if kind == "compiled step" else None
-        steps[kind] = (
-            (lambda whole=whole: whole(*batch))
-            if whole is not None
-            else (lambda sharp=sharp, loss_fn=loss_fn: sharp.backward(loss_fn, *batch))
-        )
+        whole = kind == "compiled step"
+        step = sharp.compiled(loss_fn) if whole else partial(sharp.backward, loss_fn)
+        steps[kind] = partial(step, *batch)
         first[kind] = timed(steps[kind], device)
     times: dict[str, list[float]] = {kind: [] for kind in steps}
     for _ in range(rounds):
         for kind, step in steps.items():
-            for _ in range(2):
-                nets[kind].zero_grad()
-                seconds = timed(step, device)
-            times[kind].append(seconds)
+            nets[kind].zero_grad()
+            step()
+            nets[kind].zero_grad()
+            times[kind].append(timed(step, device))
     for kind, seconds in times.items():
-        ratios = [a / b for a, b in zip(seconds, times["backward"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        middle, low, high = paired(seconds, times["backward"])
         print(
             f"{name:<13}{kind:<16}{1e3 * statistics.median(seconds):>10.1f}"
             f"{middle:>8.2f} [{low:.2f}, {high:.2f}]{first[kind]:>10.1f}",
@@ -97,21 +78,11 @@ def measure(name: str, rounds: int, device: torch.device) -> None:
         )
 
 
-def timed(step: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--models", default=",".join(NAMES))
     options = parser.parse_args()
     device = torch.device(options.device)
     cuda = device.type == "cuda"

@@ -27,7 +27,7 @@ from flatminima.norms import (
 )
 from flatminima.vector import Vector
 
-__all__ = ["Batch", "Choice", "Network", "chosen"]
+__all__ = ["Batch", "Bound", "Choice", "Network", "chosen", "names"]
 
 Batch: TypeAlias = Sequence[Any]
 Choice: TypeAlias = Iterable[str] | Callable[[str, nn.Parameter], bool] | None
@@ -107,7 +107,7 @@ class Network:
         self.batch_norm = batch_norm
         self.dropout = dropout
         self.summed = summed
-        self._closure = _Closure(model, loss_fn)
+        self._closure = Bound(model, loss_fn)
         self._frozen: list[Statistics] | None = None
         self._statistics: Sequence[Statistics] = ()  # per batch, where not the model's own
 
@@ -184,8 +184,20 @@ class Network:
                 yield statistics
 
 
-class _Closure(nn.Module):
-    """The loss as a module, in which `functional_call` can exchange the model's parameters."""
+class Bound(nn.Module):
+    """A loss function as a module, so that the weights of the model inside can be replaced.
+
+    Args:
+        model: The model that the loss calls.
+        loss_fn: The loss of a batch.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> loss = Bound(model, lambda x: model(x).sum())
+        >>> ones = {"model.weight": torch.ones(1, 1)}
+        >>> functional_call(loss, ones, torch.ones(2, 1))
+        tensor(2.)
+    """
 
     def __init__(self, model: nn.Module, loss_fn: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -193,4 +205,24 @@ class _Closure(nn.Module):
         self.loss_fn = loss_fn
 
     def forward(self, *batch: Any) -> Tensor:  # noqa: ANN401 - a batch is whatever the loss takes
+        """The loss."""
         return self.loss_fn(*batch)
+
+
+def names(model: nn.Module, params: Sequence[Tensor]) -> list[str]:
+    """What parameters of the model are called in a `Bound`.
+
+    Args:
+        model: The model.
+        params: Some of its parameters.
+
+    Returns:
+        Their names, in order.
+
+    Example:
+        >>> model = nn.Linear(1, 1)
+        >>> names(model, [model.bias])
+        ['model.bias']
+    """
+    known = {id(param): f"model.{name}" for name, param in model.named_parameters()}
+    return [known[id(param)] for param in params]

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeGuard, Union
 import torch
 from torch import Tensor
 
-__all__ = ["Part", "Scale", "Vector", "copy_each", "is_sharded", "local"]
+__all__ = ["Part", "Scale", "Vector", "copy_each", "has_value", "is_sharded", "local"]
 
 Part: TypeAlias = Tensor | None
 Scale: TypeAlias = Union[float, Tensor, "tuple[float | Tensor, ...]"]
@@ -374,11 +374,27 @@ def _is_zero(scale: float | Tensor) -> bool:
     return not isinstance(scale, Tensor) and scale == 0
 
 
+def has_value(tensor: Tensor) -> bool:
+    """Whether a tensor holds numbers, at an address; while a step is traced it stands for some.
+
+    Args:
+        tensor: The tensor.
+
+    Returns:
+        Whether it is torch's own class and none that is made from it.
+
+    Example:
+        >>> has_value(torch.zeros(())), has_value(torch.nn.Parameter(torch.zeros(())))
+        (True, False)
+    """
+    return type(tensor) is Tensor
+
+
 def _on_host(part: Tensor, scale: Tensor) -> bool:
     """Whether reading the scale costs nothing."""
     kinds = {part.device.type, scale.device.type}
-    has_value = type(scale) is Tensor  # and no tensor that stands for one while a step is traced
-    return has_value and kinds == {"cpu"} and not torch.compiler.is_compiling() and not _is_mapped()
+    readable = has_value(scale) and not torch.compiler.is_compiling() and not _is_mapped()
+    return readable and kinds == {"cpu"}
 
 
 def _is_mapped() -> bool:

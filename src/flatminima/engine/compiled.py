@@ -18,11 +18,11 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from flatminima.engine.batched.coverage import eager
 from flatminima.engine.batched.geometry import Geometry
 from flatminima.engine.batched.tape import NotCovered
-from flatminima.engine.functional import Bound, names
 from flatminima.engine.groups import examples
 from flatminima.engine.passes import Body, Call
 from flatminima.engine.pieces import Facts, Step
 from flatminima.engine.traced import Groups, Losses, conversed
+from flatminima.network import Bound, names
 from flatminima.perturb import Radius
 from flatminima.rules.rule import Look, Probe, Rule, spelled
 from flatminima.vector import Vector

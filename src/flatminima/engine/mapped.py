@@ -19,10 +19,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from flatminima.engine.batched.derived import over_groups
-from flatminima.engine.functional import Bound, names
 from flatminima.engine.groups import examples, groups
 from flatminima.engine.passes import Body, Call
 from flatminima.engine.pieces import cut
+from flatminima.network import Bound, names
 from flatminima.rules.rule import HERE, Here, Look, Rule
 from flatminima.vector import Vector
 

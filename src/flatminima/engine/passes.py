@@ -16,7 +16,7 @@ from flatminima.engine.observe import Seen
 from flatminima.engine.parameters import Parameters
 from flatminima.engine.weights import Weights
 from flatminima.rules.rule import Ask, Here
-from flatminima.vector import Vector
+from flatminima.vector import Vector, has_value
 
 __all__ = ["Body", "Call", "LossFn", "Passes", "Scaler", "Source", "check_loss", "poisoned"]
 
@@ -281,8 +281,7 @@ def poisoned(direction: Vector, finite: Tensor) -> Vector:
     Returns:
         The direction, with one part replaced if `finite` is false.
     """
-    has_value = type(finite) is Tensor  # and stands for none while a step is traced
-    if has_value and finite.device.type == "cpu" and bool(finite):
+    if has_value(finite) and finite.device.type == "cpu" and bool(finite):
         return direction
     parts = list(direction.parts)
     for index, part in enumerate(parts):

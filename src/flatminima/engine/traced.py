@@ -20,9 +20,9 @@ from flatminima.engine.batched.geometry import Geometry
 from flatminima.engine.batched.pair import Pair
 from flatminima.engine.batched.tape import Sight, Subject
 from flatminima.engine.buffers import SMALL
-from flatminima.engine.functional import Bound
 from flatminima.engine.passes import check_loss, poisoned
 from flatminima.engine.pieces import cut
+from flatminima.network import Bound
 from flatminima.rules.rule import HERE, Look, Probe
 from flatminima.vector import Vector
 
@@ -40,6 +40,7 @@ class Losses:
         names: What the parameters are called there.
         wanted: Which of them want a gradient.
         buffers: The buffers by name: as they were, and after the first pass as it left them.
+        moved: The names of those that the first pass may have moved, in order.
     """
 
     module: Bound

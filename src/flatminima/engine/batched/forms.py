@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flatminima.vector import has_value
+
 __all__ = ["Dense", "Form", "Rows", "joined", "norms", "scores", "wide"]
 
 
@@ -117,7 +119,7 @@ class Rows:
     def carries(self, e: Dense) -> bool:
         """Whether `e` moves as the only left factor does: as one more entry of `right`, a 1."""
         left, each = self.left, e.each
-        if type(left) is not Tensor:  # it has no address while a step is traced
+        if not has_value(left):  # it has no address
             return False
         same = left.data_ptr() == each.data_ptr() and left.numel() == each.numel()
         return left.shape[1] == 1 and same and self.c is e.c

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flatminima.engine.batched.layer import Pass
+from flatminima.vector import has_value
 
 __all__ = ["cross_entropy", "nll_loss"]
 
@@ -83,7 +84,6 @@ def _by_group(
 
 def _counts_all(target: Tensor, options: dict[str, Any]) -> bool:
     """Whether every group has the same sum of shares; off the CPU the host does not know."""
-    has_value = type(target) is Tensor  # and stands for none while a step is traced
-    if not has_value or target.device.type != "cpu" or options["weight"] is not None:
+    if not has_value(target) or target.device.type != "cpu" or options["weight"] is not None:
         return False
     return not bool((target == options["ignore_index"]).any())

@@ -28,6 +28,7 @@ from flatminima.engine.batched.derived import Key, Program
 from flatminima.engine.batched.kinds import ALWAYS, HARMLESS, KINDS
 from flatminima.engine.batched.layer import Layer, Moved
 from flatminima.engine.batched.layout import Layout
+from flatminima.vector import has_value
 
 __all__ = ["First", "Known", "NotCovered", "Record", "Second", "Sight", "Subject", "Tape"]
 
@@ -199,7 +200,7 @@ class Known:
 
     def of(self, x: Tensor) -> Tensor | None:
         """The output, if `x` is the very input, and neither has been written to."""
-        if type(x) is not Tensor:  # while a step is traced: the compiler finds it as well
+        if not has_value(x):  # while a step is traced, where the compiler finds it as well
             return None
         here, there = (
             (part.data_ptr(), part.dtype, part.shape, part.stride()) for part in (x, self.x)
