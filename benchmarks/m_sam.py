@@ -188,7 +188,16 @@ MODELS: dict[str, tuple[Callable[[int], Made], int]] = {  # with the batch size 
     "vit": (vit, 32),
     "gpt": (gpt, 32),
 }
+
+
+def vit_b32(size: int) -> Made:
+    """ViT-B/32 for 224x224 images: 50 tokens, width 768, depth 12."""
+    net = VisionTransformer(patch_size=32, num_classes=1000)
+    return net, (torch.randn(size, 3, 224, 224), torch.randint(1000, (size,)))
+
+
 WIDE: dict[str, Callable[[int], Made]] = {  # on an accelerator, with a batch size of 128
+    "vit": vit_b32,
     "resnet18_gn": lambda size: images(resnet18(), size),
     "resnet18_bn": lambda size: images(resnet18(norm="batch"), size),
 }

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import flatminima as fm
+from flatminima.engine import msam
 
 
 class Body(nn.Module):
@@ -301,6 +302,35 @@ def test_auto_decides_once_for_each_shape_and_keeps_it_in_the_state():
     calls.clear()
     sharp.backward(loss_fn, *(tensor[:4] for tensor in batch))
     assert len(sharp.state_dict()["engines"]) == 2 and len(calls) > 6
+
+
+@pytest.mark.parametrize(
+    ("group", "verdict", "rounds"),
+    [(5.0, "batched", 2), (0.1, "loop", 2), (0.9, "batched", 2 + 2), (0.6, "loop", 2 + 2)]
+    + [(0.72, "batched", 2 + 5), (0.70, "loop", 2 + 5)],
+)
+def test_auto_takes_the_faster_engine_and_tries_longer_where_they_are_near(
+    group: float, verdict: str, rounds: int, monkeypatch: pytest.MonkeyPatch
+):
+    model, batch = noisy(), [torch.cat([tensor, tensor]) for tensor in batches(1)[0]]  # 6 groups
+    calls: list[int] = []
+    seconds: list[float] = []
+
+    def loss_fn(x: Tensor, y: Tensor) -> Tensor:
+        calls.append(len(x))
+        return loss_of(model)(x, y)
+
+    def timed(step: object, carry_out: Callable[[], object]) -> float:
+        calls.clear()
+        carry_out()
+        seconds.append(len(calls) / 2 * group if calls[0] == 2 else 4.3)
+        return seconds[-1]
+
+    monkeypatch.setattr(msam, "_timed", timed)
+    sharp = fm.SharpnessAware(model, fm.sam(0.3), m=2)
+    sharp.backward(loss_fn, *batch)
+    assert list(sharp.state_dict()["engines"].values()) == [verdict]
+    assert len(seconds) == 4 * rounds  # of each engine one that follows the other, and one more
 
 
 def test_a_trial_of_engines_leaves_no_trace():

@@ -10,7 +10,7 @@ times the loop and the batched form there on the user's own model, and keeps the
 
 from __future__ import annotations
 
-import math
+import statistics
 import time
 import warnings
 from collections.abc import Callable
@@ -36,9 +36,10 @@ Batch: TypeAlias = tuple[Any, ...]
 Answer: TypeAlias = tuple[Tensor, Vector]  # the loss, detached, and the direction
 Loop: TypeAlias = Callable[[Batch], Answer]
 
-ROUNDS = 4, 12  # of a trial, at least and at most; the first of them also warms up
-CLEAR = 1.1  # how many times slower the slower engine must be for no further round
-TRIED = 4  # groups of the loop that are timed; the others are taken to be like them
+TRIED = 4  # groups of the loop that are timed at first; the others are taken to be like them
+TRIALS = (2, 1.5), (5, 1.1)
+"""Rounds of a trial with few groups, and with the whole batch, at most; and how many times slower
+the slower engine must be for the trial to end before."""
 
 
 @dataclass
@@ -213,16 +214,18 @@ class Grouped:
         """Time both engines, and leave no trace of it."""
         if distributed.is_available() and distributed.is_initialized():
             return "batched"  # ranks must not disagree, and one reduction a step beats one a group
-        few = min(TRIED, -(-examples(batch) // step.m))
-        first, size = next(groups(batch, step.m * few))
-        scale = examples(batch) / size
-        quick = slow = math.inf
-        for count in range(ROUNDS[1]):  # in turns, and the least: noise only ever adds
-            quick = min(quick, _timed(step, lambda: self._pieces(step, plan, batch)))
-            slow = min(slow, _timed(step, lambda: loop(first)) * scale)
-            if count + 1 >= ROUNDS[0] and max(quick, slow) > CLEAR * min(quick, slow):
-                break
-        return "loop" if slow < quick else "batched"
+        few, size = next(groups(batch, step.m * TRIED))
+        engines = (lambda: self._pieces(step, plan, batch)), lambda: loop(few)
+        share = examples(batch) / size
+        (rounds, clear), (more, near) = TRIALS
+        ratios = [share * _ratio(step, *engines) for _ in range(rounds)]
+        if min(ratios) > clear or max(ratios) < 1 / clear:
+            return "batched" if ratios[0] > 1 else "loop"
+        engines = engines[0], lambda: loop(batch)
+        ratios = [_ratio(step, *engines) for _ in range(rounds)]
+        while len(ratios) < more and 1 / near < statistics.median(ratios) < near:
+            ratios.append(_ratio(step, *engines))
+        return "batched" if statistics.median(ratios) > 1 else "loop"
 
     def _instead(self, reason: str, key: str, batch: Batch, loop: Loop) -> Answer:
         """The exact loop, where the batched engine cannot be proved exact."""
@@ -238,6 +241,12 @@ class Grouped:
             self._warned = True
         self._plans[key] = _Plan("loop")
         return loop(batch)
+
+
+def _ratio(step: Step, one: Callable[[], object], other: Callable[[], object]) -> float:
+    """How many times as long the other takes, each right after one of its own, as in training."""
+    one_s, other_s = (min(_timed(step, run) for _ in range(2)) for run in (one, other))
+    return other_s / one_s
 
 
 def _timed(step: Step, carry_out: Callable[[], object]) -> float:

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flatminima.vector import has_value
-
 __all__ = ["Dense", "Form", "Rows", "joined", "norms", "scores", "wide"]
 
 
@@ -28,10 +26,12 @@ class Dense:
         each: What it is, up to a factor, (groups, *shape).
         c: The factor of each group, (groups,); `None` for 1. It waits until the parameter is added,
             which saves a pass over a tensor of this size.
+        mark: That of outer products whose left factors it is the sum of, if there are any.
     """
 
     each: Tensor
     c: Tensor | None = None
+    mark: object | None = None
 
     def norms(self, t: Tensor | None) -> Tensor:
         """||t G_j|| for each group, accumulated in float32 at least."""
@@ -39,7 +39,7 @@ class Dense:
 
     def times(self, c: Tensor, t: Tensor | None) -> Dense:
         """c_j t G_j."""
-        return Dense(self.each if t is None else self.each * t, c)
+        return Dense(self.each, c, self.mark) if t is None else Dense(self.each * t, c)
 
     def signs(self) -> Dense:
         """sign(G_j), coordinate by coordinate."""
@@ -72,12 +72,14 @@ class Rows:
         p: The length of the parameter's first axis.
         c: The factor of each group, (groups,); `None` for 1. It waits until there are scores, which
             are smaller than the factors.
+        mark: What nothing has but the rows of one call, and the sums of their left factors.
     """
 
     left: Tensor
     right: Tensor
     p: int
     c: Tensor | None = None
+    mark: object | None = None
 
     @property
     def is_one_hot(self) -> bool:
@@ -94,9 +96,11 @@ class Rows:
     def scaled(self, c: Tensor | None, t: Tensor | None) -> Rows:
         """The rows of c_j t G_j, for a `t` with one entry per output row, or one in all."""
         left, right = self.left, self.right
-        if t is not None and self.is_one_hot:
+        if t is None:
+            return Rows(left, right, self.p, c, self.mark)
+        if self.is_one_hot:
             right = right * t.flatten().expand(self.p)[left][..., None]
-        elif t is not None:
+        else:
             left = left * t.flatten()
         return Rows(left, right, self.p, c)
 
@@ -117,12 +121,8 @@ class Rows:
         return scores(x, self.right, None if self.c is None else _column(self.c, x))
 
     def carries(self, e: Dense) -> bool:
-        """Whether `e` moves as the only left factor does: as one more entry of `right`, a 1."""
-        left, each = self.left, e.each
-        if not has_value(left):  # it has no address
-            return False
-        same = left.data_ptr() == each.data_ptr() and left.numel() == each.numel()
-        return left.shape[1] == 1 and same and self.c is e.c
+        """Whether `e` moves as the left factors do: as one more entry of every `right`, a 1."""
+        return self.mark is not None and self.mark is e.mark and self.c is e.c
 
     def looked_up(self, tokens: Tensor) -> Tensor:
         """The rows of G_j at `tokens`, (groups, N) whole numbers: (groups, N, d)."""

@@ -25,11 +25,13 @@ class Tap:
         dense: Forms them, (groups, *shape).
         rows: The outer products that they are sums of; `None` where they are not.
         size: (n, p, d): how many outer products there would be in a group, and their lengths.
+        mark: That of the outer products whose left factors are added up here.
     """
 
     dense: Callable[[], Tensor]
     rows: Callable[[], Rows] | None = None
     size: tuple[int, int, int] = (0, 0, 0)
+    mark: object | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from torch.nn import functional
 from flatminima.engine.batched.forms import Dense, Rows, scores
 from flatminima.engine.batched.layer import Layer, Moved, Pass, Tap, as_given, computed_in
 from flatminima.engine.batched.layout import Layout
+from flatminima.vector import has_value
 
 __all__ = ["Linear", "linear", "matmul"]
 
@@ -44,10 +45,10 @@ class Linear(Layer):
         """G_j = b_j^T A_j, and the sums of b_j."""
         left = _by_group(layout.ordered(b), layout.groups)
         right = _by_group(layout.ordered(x), layout.groups).to(b.dtype)
-        rows = Rows(left, right, left.shape[2])
+        rows = Rows(left, right, left.shape[2], mark=(mark := object()))
         size = (left.shape[1], left.shape[2], right.shape[2])
         alone = left.shape[1] == 1  # then the sum over the rows is the row
-        sums = Tap(dense=lambda: left[:, 0] if alone else left.sum(1))
+        sums = Tap(dense=lambda: left[:, 0] if alone else left.sum(1), mark=mark)
         return Tap(dense=rows.dense, rows=lambda: rows, size=size), sums
 
     def moved(self, x: Tensor, layout: Layout, *params: Moved | None) -> Tensor:
@@ -148,12 +149,12 @@ class _LowRank(torch.autograd.Function):
         carried = e is not None and rows.carries(e)
         with as_given(x):
             if known is not None:
-                y = torch.empty_like(known)  # no view: what follows may work in place
+                y, out = known, torch.empty_like(known)  # no view: what follows may work in place
             elif bias is None:
-                y = known = torch.mm(x, cast.mT)
+                y = out = torch.mm(x, cast.mT)
             else:
-                y = known = torch.addmm(bias.to(x.dtype), x, cast.mT)
-            _plus_product(known, x, right, left, c, y, plus_one=carried)
+                y = out = torch.addmm(bias.to(x.dtype), x, cast.mT)
+            y = _plus_product(y, x, right, left, c, out, plus_one=carried)
             if e is not None and not carried:
                 e.added_in_place(_by_group(y, left.shape[0]))
             return y
@@ -165,7 +166,7 @@ class _LowRank(torch.autograd.Function):
         dx = shift = None
         if ctx.needs_input_grad[0]:
             dx = d @ weight
-            _plus_product(dx, d, left, right, c, dx)
+            dx = _plus_product(dx, d, left, right, c, dx)
         if ctx.needs_input_grad[2]:
             shift = d.sum(0).to(ctx.dtypes[1])
         return dx, _summed(ctx, d, x, ctx.dtypes[0]), shift, None, None, None
@@ -180,13 +181,16 @@ def _plus_product(
     out: Tensor,
     *,
     plus_one: bool = False,
-) -> None:
+) -> Tensor:
     """y_j + c_j (x_j inner_j^T) outer_j, or with 1 added to the product in the parentheses."""
     groups, n, _ = inner.shape
-    add = torch.addcmul if n == 1 else torch.baddbmm
     found = scores(_by_group(x, groups), inner, c, plus_one=plus_one)
+    if not has_value(found):  # a compiler has the sum done by whatever comes next
+        return y + (found * outer if n == 1 else torch.bmm(found, outer)).flatten(0, 1)
     there = _by_group(y, groups)
+    add = torch.addcmul if n == 1 else torch.baddbmm
     add(there, found, outer, out=there if out is y else _by_group(out, groups))
+    return out
 
 
 def _summed(ctx: Any, d: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor | None:  # noqa: ANN401

@@ -124,7 +124,7 @@ class Pair:
         p, d = uses[0].size[1:]
         if len(rows) == len(uses) and self.geometry.keeps_rows(n) and prefers_rows(n, p, d):
             return joined([make() for make in rows])
-        return Dense(_dense(uses))
+        return Dense(_dense(uses), mark=uses[0].mark if len(uses) == 1 else None)
 
     def _displacements(
         self, gradients: dict[int, Form], unit: Tensor
