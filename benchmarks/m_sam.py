@@ -7,9 +7,10 @@ training each follows one of its own kind, which is not timed: after a loop over
 engine's step would be slower. Printed are minimum and median in milliseconds, the minimum relative
 to plain SAM's (m = B), the median of the ratios to plain SAM in the same round with its quartiles,
 and the peak of live tensor bytes during a step beyond that of plain SAM. For `auto` the last column
-names what it took, and how its time compares with the best engine's, as a median of ratios within
-rounds. `compiled` (not by default, for the compiler takes its time) is
-`SharpnessAware.compiled`, also of plain SAM; its memory is seen on an accelerator only.
+names the engine that it took, and how that engine's time compares with the best one's, as a median
+of ratios within rounds; the row itself is the same engine once more, and shows the noise.
+`compiled` (not by default, for the compiler takes its time) is `SharpnessAware.compiled`, also of
+plain SAM; its memory is seen on an accelerator only.
 
 Measured at af2fc18, on 2026-11-27, with torch 2.15.0, on an x86-64 CPU whose two cores share
 their units, in a slow hour: `--quick --rounds 15 --models mlp --engines
@@ -264,7 +265,9 @@ def report(
             chosen = "".join(made[engine, m].state_dict()["engines"].values())
             others = [key for key in times if key[1] == m and key[0] in ENGINES[:3]]
             best = min(others, key=lambda key: statistics.median(times[key]), default=None)
-            note = chosen if best is None else f"{chosen} {paired(seconds, times[best])[0]:.2f}"
+            note = chosen
+            if best is not None and (chosen, m) in times:
+                note = f"{chosen} {paired(times[chosen, m], times[best])[0]:.2f}"
         extra = (bytes_of[engine, m] - bytes_of["sam", size]) / 2**20
         memory = "" if math.isnan(extra) else f"{extra:+.1f}"
         quartiles = f"[{low:.2f}, {high:.2f}]"

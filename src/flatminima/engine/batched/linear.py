@@ -76,10 +76,10 @@ def _weighted(
         (rows,) = weight.rows
         x = x.to(computed_in(x))
         if bias is not None and bias.apart:
-            y = _LowRank.apply(x, weight.value, None, rows, None, None)
+            y = _LowRank.apply(x, weight.value, None, rows, None, None).flatten(0, -2)
             return _plus_each(y, groups, bias.value)
         shift, e = (None, None) if bias is None else (bias.value, bias.by)
-        return _LowRank.apply(x, weight.value, shift, rows, known, e)
+        return _LowRank.apply(x, weight.value, shift, rows, known, e).flatten(0, -2)
     if weight.apart:
         y = torch.bmm(_by_group(x, groups), weight.value.mT).flatten(0, 1)
     elif isinstance(weight.by, Dense):
@@ -146,27 +146,31 @@ class _LowRank(torch.autograd.Function):
         c = None if rows.c is None else rows.c.to(x.dtype)[:, None, None]
         ctx.save_for_backward(x, cast, left, right, c)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
-        carried = e is not None and rows.carries(e)
+        groups, carried = len(left), e is not None and rows.carries(e)
+        shift = None if bias is None else bias.to(x.dtype)
         with as_given(x):
-            if known is not None:
-                y, out = known, torch.empty_like(known)  # no view: what follows may work in place
-            elif bias is None:
-                y = out = torch.mm(x, cast.mT)
+            if not has_value(x):  # a compiler has sums done by whatever comes next
+                y = _plus_product(x @ cast.mT, x, right, left, c, plus_one=carried)
+                y = y if shift is None else y + shift
+            elif known is not None:
+                y = torch.empty_like(known)  # no view: what follows may work in place
+                _plus_product(known, x, right, left, c, out=y, plus_one=carried)
             else:
-                y = out = torch.addmm(bias.to(x.dtype), x, cast.mT)
-            y = _plus_product(y, x, right, left, c, out, plus_one=carried)
+                y = x @ cast.mT if shift is None else torch.addmm(shift, x, cast.mT)
+                _plus_product(y, x, right, left, c, out=y, plus_one=carried)
             if e is not None and not carried:
-                e.added_in_place(_by_group(y, left.shape[0]))
+                e.added_in_place(_by_group(y, groups))
             return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, weight, left, right, c = ctx.saved_tensors
-        (d,) = grads
+        d = grads[0].flatten(0, -2)
         dx = shift = None
         if ctx.needs_input_grad[0]:
             dx = d @ weight
-            dx = _plus_product(dx, d, left, right, c, dx)
+            out = dx if has_value(dx) else None
+            dx = _plus_product(dx, d, left, right, c, out=out).flatten(0, -2)
         if ctx.needs_input_grad[2]:
             shift = d.sum(0).to(ctx.dtypes[1])
         return dx, _summed(ctx, d, x, ctx.dtypes[0]), shift, None, None, None
@@ -178,16 +182,16 @@ def _plus_product(
     inner: Tensor,
     outer: Tensor,
     c: Tensor | None,
-    out: Tensor,
     *,
+    out: Tensor | None = None,
     plus_one: bool = False,
 ) -> Tensor:
     """y_j + c_j (x_j inner_j^T) outer_j, or with 1 added to the product in the parentheses."""
     groups, n, _ = inner.shape
-    found = scores(_by_group(x, groups), inner, c, plus_one=plus_one)
-    if not has_value(found):  # a compiler has the sum done by whatever comes next
-        return y + (found * outer if n == 1 else torch.bmm(found, outer)).flatten(0, 1)
     there = _by_group(y, groups)
+    found = scores(_by_group(x, groups), inner, c, plus_one=plus_one)
+    if out is None:  # three axes: a compiler makes addmm, with a copy, of a product plus a matrix
+        return there + (found * outer if n == 1 else torch.bmm(found, outer))
     add = torch.addcmul if n == 1 else torch.baddbmm
     add(there, found, outer, out=there if out is y else _by_group(out, groups))
     return out
