@@ -15,7 +15,7 @@ plain SAM; its memory is seen on an accelerator only.
 Measured at af2fc18, on 2026-11-27, with torch 2.15.0, on an x86-64 CPU whose two cores share
 their units, in a slow hour: `--quick --rounds 15 --models mlp --engines
 loop,batched,auto,compiled`, with `--threads 1` and, below, `--threads 2`. `auto` took the batched
-engine each time, so its last figure is that of noise.
+engine each time, so its last figure, its own row over that engine's, is that of noise.
 
     model         B   m  engine    min ms  median  / SAM  SAM in a round           MiB  auto took
     mlp         128 128  sgd          7.2     8.4   0.40   0.41 [0.36, 0.42]      -0.0
@@ -50,60 +50,68 @@ engine each time, so its last figure is that of noise.
     mlp         128  16  auto        11.8    15.0   0.97   0.89 [0.86, 1.11]      +0.6  batched 0.95
     mlp         128  16  compiled     7.6    10.2   0.62   0.66 [0.58, 0.75]
 
-At the same commit, `--quick --threads 1 --rounds 4 --models gpt,resnet18_gn --engines
-loop,batched,auto`, in a slower hour still. For the language model with m = 4 `auto` took the loop,
-which was 1.20 of the batched step: where the two are near, a trial of some seconds on a machine
-that does other work can err by as much.
+The others at 681c3cf, with two threads: `--quick --rounds 6 --models
+mlp,gpt,resnet18_gn,resnet18_bn --engines loop,batched,auto`, and `--quick --rounds 5 --models vit`
+with the same engines. `auto` took the engine with the least median each time; beside it stands, in
+these tables, its own row over that engine's, which is the same code: the noise.
 
-    gpt          32  32  sgd        309.3   341.8   0.47   0.48 [0.41, 0.54]      -0.0
-    gpt          32  32  sam        659.1   801.8   1.00   1.00 [1.00, 1.00]      +0.0
-    gpt          32   1  loop      1687.8  1829.2   2.56   2.35 [2.28, 2.46]     -65.0
-    gpt          32   1  batched    849.7  1011.1   1.29   1.35 [1.25, 1.42]     +97.0
-    gpt          32   1  auto       927.2  1044.4   1.41   1.35 [1.23, 1.46]     +97.0  batched 1.02
-    gpt          32   4  loop       883.1   918.1   1.34   1.13 [1.11, 1.26]     -61.9
-    gpt          32   4  batched    691.3   782.1   1.05   0.97 [0.92, 1.07]     +58.8
-    gpt          32   4  auto       937.5   945.0   1.42   1.18 [1.14, 1.30]     -61.9  loop 1.20
-    gpt          32  16  loop       647.4   711.8   0.98   0.88 [0.86, 0.94]     -35.8
-    gpt          32  16  batched    736.3   857.2   1.12   1.07 [1.01, 1.15]     +38.5
-    gpt          32  16  auto       643.5   680.5   0.98   0.85 [0.82, 1.04]     -35.8  loop 1.00
-    resnet18_gn  32  32  sgd        168.0   182.4   0.43   0.44 [0.39, 0.51]      -0.0
-    resnet18_gn  32  32  sam        388.8   423.2   1.00   1.00 [1.00, 1.00]      +0.0
-    resnet18_gn  32   1  loop      1353.7  1666.2   3.48   3.80 [3.61, 3.99]     -26.0
-    resnet18_gn  32   1  batched    642.8   697.7   1.65   1.67 [1.61, 1.70]     +74.2
-    resnet18_gn  32   1  auto       543.1   613.0   1.40   1.47 [1.32, 1.63]     +74.2  batched 0.90
-    resnet18_gn  32   4  loop       709.6   886.9   1.82   2.01 [1.95, 2.06]     -24.8
-    resnet18_gn  32   4  batched    651.0   692.6   1.67   1.70 [1.57, 1.98]     +53.3
-    resnet18_gn  32   4  auto       609.6   848.7   1.57   2.02 [1.83, 2.08]     +53.3  batched 1.09
-    resnet18_gn  32  16  loop       370.2   453.4   0.95   1.13 [0.87, 1.40]     -14.5
-    resnet18_gn  32  16  batched    475.7   624.9   1.22   1.41 [1.15, 1.71]     +42.4
-    resnet18_gn  32  16  auto       389.8   462.0   1.00   1.15 [1.06, 1.21]     -14.5  loop 0.98
+    gpt          32  32  sgd        142.7   172.3   0.51   0.49 [0.48, 0.50]      -0.0
+    gpt          32  32  sam        281.7   341.7   1.00   1.00 [1.00, 1.00]      +0.0
+    gpt          32   1  loop      1037.4  1225.0   3.68   3.61 [3.37, 3.68]     -65.0
+    gpt          32   1  batched    369.6   432.4   1.31   1.26 [1.15, 1.37]     +97.0
+    gpt          32   1  auto       381.8   402.5   1.36   1.30 [1.22, 1.36]     +97.0  batched 1.01
+    gpt          32   4  loop       481.3   508.4   1.71   1.47 [1.40, 1.61]     -61.9
+    gpt          32   4  batched    355.2   369.3   1.26   1.18 [1.07, 1.19]     +58.8
+    gpt          32   4  auto       318.0   381.2   1.13   1.09 [1.02, 1.17]     +58.8  batched 0.98
+    gpt          32  16  loop       307.1   352.4   1.09   1.10 [0.89, 1.23]     -35.8
+    gpt          32  16  batched    322.0   392.6   1.14   1.25 [0.95, 1.29]     +38.5
+    gpt          32  16  auto       309.8   340.5   1.10   1.03 [0.86, 1.16]     -35.8  loop 0.98
+    resnet18_gn  32  32  sgd         94.4   107.9   0.57   0.50 [0.49, 0.51]      -0.0
+    resnet18_gn  32  32  sam        165.9   223.4   1.00   1.00 [1.00, 1.00]      +0.0
+    resnet18_gn  32   1  loop      1003.3  1274.1   6.05   5.94 [5.11, 6.01]     -26.0
+    resnet18_gn  32   1  batched    231.1   296.9   1.39   1.32 [1.12, 1.56]     +74.2
+    resnet18_gn  32   1  auto       250.6   312.4   1.51   1.33 [1.17, 1.58]     +74.2  batched 1.05
+    resnet18_gn  32   4  loop       402.8   519.7   2.43   2.10 [1.97, 2.41]     -24.8
+    resnet18_gn  32   4  batched    249.9   332.5   1.51   1.36 [1.23, 1.68]     +53.3
+    resnet18_gn  32   4  auto       257.8   363.8   1.55   1.49 [1.27, 1.63]     +53.3  batched 1.04
+    resnet18_gn  32  16  loop       194.8   281.7   1.17   1.17 [0.97, 1.39]     -14.5
+    resnet18_gn  32  16  batched    221.2   336.8   1.33   1.45 [1.14, 1.68]     +42.4
+    resnet18_gn  32  16  auto       194.6   261.0   1.17   1.17 [0.99, 1.23]     -14.5  loop 0.98
+    resnet18_bn  32  32  sgd         84.4   119.9   0.37   0.46 [0.42, 0.49]      -0.0
+    resnet18_bn  32  32  sam        229.6   244.6   1.00   1.00 [1.00, 1.00]      +0.0
+    resnet18_bn  32   1  loop      1002.3  1226.0   4.36   4.98 [4.46, 5.54]     -25.9
+    resnet18_bn  32   1  batched    305.7   343.7   1.33   1.45 [1.36, 1.47]     +75.0
+    resnet18_bn  32   1  auto       294.9   368.7   1.28   1.50 [1.38, 1.53]     +75.0  batched 1.04
+    resnet18_bn  32   4  loop       467.8   566.1   2.04   2.43 [2.25, 2.56]     -24.8
+    resnet18_bn  32   4  batched    299.8   393.3   1.31   1.61 [1.54, 1.68]     +53.4
+    resnet18_bn  32   4  auto       288.0   386.7   1.25   1.56 [1.40, 1.69]     +53.4  batched 0.94
+    resnet18_bn  32  16  loop       215.6   240.4   0.94   0.98 [0.92, 1.21]     -14.4
+    resnet18_bn  32  16  batched    278.3   349.1   1.21   1.43 [1.27, 1.57]     +42.5
+    resnet18_bn  32  16  auto       207.8   260.1   0.91   1.08 [0.88, 1.14]     -14.4  loop 0.98
+    vit          32  32  sgd        672.6   779.0   0.49   0.49 [0.49, 0.53]      -0.0
+    vit          32  32  sam       1386.6  1648.0   1.00   1.00 [1.00, 1.00]      +0.0
+    vit          32   1  loop      4082.9  5184.5   2.94   3.26 [2.96, 3.37]    -219.1
+    vit          32   1  batched   1720.6  2014.5   1.24   1.24 [1.22, 1.26]    +337.0
+    vit          32   1  auto      1871.2  2103.7   1.35   1.35 [1.28, 1.35]    +337.0  batched 1.08
+    vit          32   4  loop      2029.6  2280.6   1.46   1.46 [1.31, 1.61]    -219.2
+    vit          32   4  batched   1660.3  1803.1   1.20   1.13 [1.10, 1.13]    +362.4
+    vit          32   4  auto      1717.7  1996.0   1.24   1.19 [1.19, 1.26]    +362.4  batched 1.11
+    vit          32  16  loop      1421.5  1836.3   1.03   1.11 [1.09, 1.15]    -129.6
+    vit          32  16  batched   1585.7  1842.2   1.14   1.16 [1.14, 1.22]    +116.4
+    vit          32  16  auto      1403.1  1816.5   1.01   1.14 [1.07, 1.20]    -129.6  loop 0.99
 
-These were last measured just before 13400ec, on 2026-11-21, on one thread as well: `--quick
---threads 1`, 3 rounds, so read the minima. Not measured on an accelerator.
+At 810d2f9, `--m 1 --rounds 9 --models vit --engines loop,batched,auto,compiled`, two threads (the
+compiler takes minutes):
 
-    model           B    m  engine      min ms    median  min / SAM  med / SAM       MiB  auto took
-    resnet18_bn    32   32  sgd           54.4      70.8       0.48       0.46      -0.0
-    resnet18_bn    32   32  sam          113.2     152.5       1.00       1.00      +0.0
-    resnet18_bn    32    1  loop         475.6     795.4       4.20       5.22     -25.9
-    resnet18_bn    32    1  batched      203.7     288.2       1.80       1.89     +74.7
-    resnet18_bn    32    1  auto         193.3     255.0       1.71       1.67     +74.7  batched
-    resnet18_bn    32    4  loop         204.0     368.6       1.80       2.42     -24.8
-    resnet18_bn    32    4  batched      180.3     329.6       1.59       2.16     +51.4
-    resnet18_bn    32    4  auto         200.1     209.9       1.77       1.38     -24.8  loop
-    resnet18_bn    32   16  loop         126.3     127.4       1.12       0.84     -14.4
-    resnet18_bn    32   16  batched      159.8     178.0       1.41       1.17     +40.5
-    resnet18_bn    32   16  auto         130.3     133.8       1.15       0.88     -14.4  loop
-    vit            32   32  sgd          781.8     818.0       0.50       0.49      -0.0
-    vit            32   32  sam         1563.2    1657.0       1.00       1.00      +0.0
-    vit            32    1  loop        2735.8    2737.5       1.75       1.65    -219.1
-    vit            32    1  batched     2077.2    2118.4       1.33       1.28    +340.0
-    vit            32    1  auto        2002.9    2091.7       1.28       1.26    +340.0  batched
-    vit            32    4  loop        1935.5    2461.8       1.24       1.49    -219.2
-    vit            32    4  batched     1913.8    4627.4       1.22       2.79    +365.5
-    vit            32    4  auto        1982.2    8792.0       1.27       5.31    -219.2  loop
-    vit            32   16  loop        1745.5    4033.4       1.12       2.43    -129.6
-    vit            32   16  batched     1784.2    3733.3       1.14       2.25    +119.4
-    vit            32   16  auto        1571.2    2690.1       1.01       1.62    -129.6  loop
+    vit          32  32  sgd        819.5   940.0   0.46   0.50 [0.47, 0.52]      -0.0
+    vit          32  32  sam       1770.4  1886.3   1.00   1.00 [1.00, 1.00]      +0.0
+    vit          32  32  compiled  1831.8  1950.4   1.03   1.00 [0.97, 1.05]
+    vit          32   1  loop      4660.2  5929.4   2.63   2.97 [2.87, 3.35]    -219.1
+    vit          32   1  batched   2111.6  2399.8   1.19   1.25 [1.17, 1.29]    +337.0
+    vit          32   1  auto      2065.7  2426.3   1.17   1.24 [1.18, 1.43]    +337.0  batched 1.00
+    vit          32   1  compiled  1631.8  2099.5   0.92   1.11 [1.01, 1.25]
+
+Not measured on an accelerator.
 """
 
 from __future__ import annotations
