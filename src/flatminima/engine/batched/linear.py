@@ -75,6 +75,7 @@ def _weighted(
     if isinstance(weight.by, tuple) and not any(rows.is_one_hot for rows in weight.rows):
         (rows,) = weight.rows
         x = x.to(computed_in(x))
+        # Flattened, since a traced result has an axis of groups; any other is flat already.
         if bias is not None and bias.apart:
             y = _LowRank.apply(x, weight.value, None, rows, None, None).flatten(0, -2)
             return _plus_each(y, groups, bias.value)
